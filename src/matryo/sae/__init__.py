@@ -1,0 +1,1 @@
+"""The SAE room: train, evaluate, compare and explore sparse autoencoders on a model's activations."""
