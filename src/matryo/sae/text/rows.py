@@ -1,0 +1,344 @@
+"""Documents → rows of token ids of one fixed length, in a train and a held-out part that share no group.
+
+Layout of a row: position 0 is BOS, positions 1 … row_length − 1 are text. Documents follow one another without
+padding and run over the ends of rows; the tail that does not fill a row is dropped. Nothing is put between two
+documents unless `RowsConfig.separator` is set: the usual separator is BOS itself, and language models treat every
+BOS as an attention sink with an activation many times the usual norm, which would then sit in the middle of rows
+where an autoencoder trains on it. The `document` array says where one document ends.
+
+The split. Each group gets u = hash(seed, group) ∈ [0, 1). Of the first 64 groups the `heldout_fraction` with the
+smallest u is held out (at least one, and not all), of later groups those with u < heldout_fraction. So it depends on
+the seed and the groups, not on the budget. Where this leaves a part without a full row, the unit of the split becomes
+the document, and at last the row (the last rows are held out); `TokenRows.split_by` records which it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matryo.sae.text.documents import Document, Source
+
+Encode = Callable[[list[str]], list[list[int]]]
+SplitBy = Literal["group", "document", "row"]
+
+_LOOK_AHEAD_GROUPS = 64
+_LOOK_AHEAD_CHARS = 64_000_000
+_PIECE_CHARS = 1 << 16  # long texts are encoded in pieces, so that a small budget stays cheap
+_BATCH_CHARS = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsConfig:
+    """How documents become rows."""
+
+    row_length: int = 256
+    """Tokens in a row, BOS included."""
+    max_tokens: int | None = None
+    """Tokens of training text (BOS not counted), rounded up to whole rows; everything there is if not set."""
+    heldout_fraction: float = 0.1
+    """Share of the groups held out; with a budget, also the held-out rows as a fraction of the training rows."""
+    seed: int = 0
+    """Decides which groups are held out."""
+    separator: int | None = None
+    """Token id put between documents; none by default."""
+
+    def __post_init__(self) -> None:
+        if self.row_length < 2:
+            raise ValueError(f"row_length {self.row_length}: expected at least 2, BOS and one token of text")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(
+                f"max_tokens {self.max_tokens}: expected at least 1, or none for all of the text"
+            )
+        if not 0 <= self.heldout_fraction < 1:
+            raise ValueError(f"heldout_fraction {self.heldout_fraction}: expected 0 ≤ fraction < 1, e.g. 0.1")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """Rows of token ids, and where each token comes from.
+
+    Attributes:
+        tokens: int32 (n_rows, row_length); column 0 is BOS.
+        document: int32, same shape: index into `names`, −1 at BOS and at separators.
+        names: Names of the documents.
+        split_by: Unit that the train/held-out split kept whole.
+    """
+
+    tokens: NDArray[np.int32]
+    document: NDArray[np.int32]
+    names: tuple[str, ...]
+    split_by: SplitBy = "group"
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of text: everything but BOS."""
+        return self.tokens.size - len(self.tokens)
+
+    def digest(self) -> str:
+        """SHA-256 over tokens, document indices and names, as 64 hexadecimal digits."""
+        state = hashlib.sha256(json.dumps([self.tokens.shape, self.names]).encode())
+        for array in (self.tokens, self.document):
+            state.update(np.ascontiguousarray(array, dtype="<i4").tobytes())
+        return state.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write `tokens.npy`, `document.npy` and, last, `rows.json`, each in one step."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in (("tokens", self.tokens), ("document", self.document)):
+            partial = folder / f".{name}.partial.npy"
+            np.save(partial, array, allow_pickle=False)
+            partial.replace(folder / f"{name}.npy")
+        record = {"digest": self.digest(), "split_by": self.split_by, "names": self.names}
+        partial = folder / ".rows.partial.json"
+        partial.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+        os.replace(partial, folder / "rows.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> TokenRows:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: The folder holds no rows.
+            ValueError: The files do not match their digest.
+        """
+        folder = Path(folder)
+        if not (folder / "rows.json").is_file():
+            raise FileNotFoundError(f"{folder}: expected token rows (rows.json, tokens.npy, document.npy)")
+        record = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+        arrays = [np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("tokens", "document")]
+        rows = cls(arrays[0], arrays[1], tuple(record["names"]), record["split_by"])
+        if rows.digest() != record["digest"]:
+            raise ValueError(
+                f"{folder}: the token rows do not match their digest; they were altered, pack them again"
+            )
+        return rows
+
+
+def pack_rows(
+    sources: Sequence[Source], encode: Encode, bos_id: int, config: RowsConfig | None = None
+) -> dict[str, TokenRows]:
+    """Pack the documents of the sources into rows.
+
+    Several sources are interleaved so that each has given about the same amount of text at any point. Reading stops
+    when both parts are full.
+
+    Args:
+        sources: Where the documents come from; read from the start, possibly more than once.
+        encode: Texts to token ids, without special tokens.
+        bos_id: Token put at position 0 of every row.
+        config: Row length, budget and split; the defaults if not given.
+
+    Returns:
+        `"train"` and `"heldout"`; held-out has no rows only if `heldout_fraction` is 0.
+
+    Raises:
+        ValueError: There is no source, or less text than one row for each part.
+    """
+    config = config or RowsConfig()
+    if not sources:
+        raise ValueError("no text source given: expected at least one, e.g. pydocs")
+    by: SplitBy
+    for by in ("group", "document"):
+        parts = _pack_parts(sources, encode, config, by)
+        if parts is not None:
+            return {name: part.rows(bos_id, by) for name, part in parts.items()}
+    return _pack_last_rows(sources, encode, bos_id, config)
+
+
+def _wanted_rows(config: RowsConfig) -> tuple[int | None, int | None]:
+    """Rows the budget asks for: (train, held-out), None without a budget."""
+    if config.max_tokens is None:
+        return None, None
+    train = math.ceil(config.max_tokens / (config.row_length - 1))
+    heldout = max(1, round(train * config.heldout_fraction)) if config.heldout_fraction > 0 else 0
+    return train, heldout
+
+
+def _pack_parts(
+    sources: Sequence[Source], encode: Encode, config: RowsConfig, by: SplitBy
+) -> dict[str, _Packer] | None:
+    """Pack with whole groups or documents on one side; None if that leaves a part without a row."""
+    n_train, n_heldout = _wanted_rows(config)
+    parts = {"train": _Packer(config, n_train), "heldout": _Packer(config, n_heldout)}
+    part_of, stream = _assign(_interleave(sources), config, by)
+    if part_of is None:
+        return None
+    for batch in _batches((part_of(document), document) for document in stream):
+        batch = [(name, document, text) for name, document, text in batch if not parts[name].full]
+        for (name, document, _), ids in zip(batch, encode([text for *_, text in batch]), strict=True):
+            parts[name].add(ids, document)
+        if parts["train"].full and parts["heldout"].full:
+            break
+    enough = parts["train"].n_rows > 0 and (parts["heldout"].n_rows > 0 or config.heldout_fraction == 0)
+    return parts if enough else None
+
+
+def _pack_last_rows(
+    sources: Sequence[Source], encode: Encode, bos_id: int, config: RowsConfig
+) -> dict[str, TokenRows]:
+    """Pack everything in order and hold out the last rows: for a single document."""
+    n_train, n_heldout = _wanted_rows(config)
+    packer = _Packer(config, None if n_train is None or n_heldout is None else n_train + n_heldout)
+    for batch in _batches(("", document) for document in _interleave(sources)):
+        for (_, document, _), ids in zip(batch, encode([text for *_, text in batch]), strict=True):
+            packer.add(ids, document)
+        if packer.full:
+            break
+    needed = 1 if config.heldout_fraction == 0 else 2
+    if packer.n_rows < needed:
+        parts = "one to train on and one held out" if needed == 2 else "one to train on"
+        raise ValueError(
+            f"the text is {packer.n_tokens} tokens: expected at least {needed} rows of {config.row_length} "
+            f"({parts}); give more text or a smaller row length"
+        )
+    rows = packer.rows(bos_id, "row")
+    share = (
+        n_heldout
+        if packer.full and n_heldout is not None
+        else round(len(rows.tokens) * config.heldout_fraction)
+    )
+    cut = len(rows.tokens) - (max(1, share) if needed == 2 else 0)
+    return {
+        "train": TokenRows(rows.tokens[:cut], rows.document[:cut], rows.names, "row"),
+        "heldout": TokenRows(rows.tokens[cut:], rows.document[cut:], rows.names, "row"),
+    }
+
+
+def _assign(
+    stream: Iterator[Document], config: RowsConfig, by: SplitBy
+) -> tuple[Callable[[Document], str] | None, Iterator[Document]]:
+    """The part of each document, and the stream again with what was read ahead put back.
+
+    The function is None if there are fewer than two units.
+    """
+    if config.heldout_fraction == 0:
+        return (lambda _: "train"), stream
+    ahead: list[Document] = []
+    units: set[str] = set()
+    n_chars = 0
+    for document in stream:
+        ahead.append(document)
+        units.add(_unit(document, by))
+        n_chars += len(document.text)
+        if len(units) >= _LOOK_AHEAD_GROUPS or n_chars >= _LOOK_AHEAD_CHARS:
+            break
+    if len(units) < 2:
+        return None, stream
+    n_heldout = min(max(1, round(len(units) * config.heldout_fraction)), len(units) - 1)
+    heldout = set(sorted(units, key=lambda unit: _place(config.seed, unit))[:n_heldout])
+
+    def part_of(document: Document) -> str:
+        unit = _unit(document, by)
+        held = unit in heldout if unit in units else _place(config.seed, unit) < config.heldout_fraction
+        return "heldout" if held else "train"
+
+    return part_of, itertools.chain(ahead, stream)
+
+
+def _unit(document: Document, by: SplitBy) -> str:
+    return document.group if by == "group" else document.name
+
+
+def _place(seed: int, unit: str) -> float:
+    """Uniform in [0, 1), the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{unit}".encode()).digest()[:8]) / 2**64
+
+
+def _interleave(sources: Sequence[Source]) -> Iterator[Document]:
+    """Documents of all sources, each next one from the source that gave the fewest characters so far."""
+    streams = {index: source.documents() for index, source in enumerate(sources)}
+    given = dict.fromkeys(streams, 0)
+    while streams:
+        index = min(streams, key=lambda index: (given[index], index))
+        document = next(streams[index], None)
+        if document is None:
+            del streams[index]
+        else:
+            given[index] += len(document.text)
+            yield document
+
+
+def _batches(stream: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document, str]]]:
+    """(part, document, piece of its text), in batches of about `_BATCH_CHARS` characters."""
+    batch: list[tuple[str, Document, str]] = []
+    n_chars = 0
+    for part, document in stream:
+        for text in _pieces(document.text):
+            batch.append((part, document, text))
+            n_chars += len(text)
+            if n_chars >= _BATCH_CHARS:
+                yield batch
+                batch, n_chars = [], 0
+    if batch:
+        yield batch
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text cut before a white space wherever it is longer than `_PIECE_CHARS`."""
+    start = 0
+    while len(text) - start > _PIECE_CHARS:
+        end = start + _PIECE_CHARS
+        cut = max(text.rfind("\n", start + 1, end), text.rfind(" ", start + 1, end))
+        cut = cut if cut > start else end
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
+
+
+@dataclass
+class _Packer:
+    """Accumulates token ids up to a number of rows (None: no limit)."""
+
+    config: RowsConfig
+    limit: int | None
+    ids: list[NDArray[np.int32]] = field(default_factory=list)
+    document: list[NDArray[np.int32]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    n_tokens: int = 0
+
+    @property
+    def n_rows(self) -> int:
+        rows = self.n_tokens // (self.config.row_length - 1)
+        return rows if self.limit is None else min(rows, self.limit)
+
+    @property
+    def full(self) -> bool:
+        return self.limit is not None and self.n_rows >= self.limit
+
+    def add(self, ids: Sequence[int], document: Document) -> None:
+        """Append a piece of a document; pieces of one document follow one another."""
+        if len(ids) == 0 or self.full:
+            return
+        if not self.names or self.names[-1] != document.name:
+            if self.names and self.config.separator is not None:
+                self._append(np.array([self.config.separator], dtype=np.int32), -1)
+            self.names.append(document.name)
+        self._append(np.asarray(ids, dtype=np.int32), len(self.names) - 1)
+
+    def _append(self, ids: NDArray[np.int32], index: int) -> None:
+        self.ids.append(ids)
+        self.document.append(np.full(len(ids), index, dtype=np.int32))
+        self.n_tokens += len(ids)
+
+    def rows(self, bos_id: int, split_by: SplitBy) -> TokenRows:
+        """The full rows, with BOS at position 0; names of documents that ended up in none are left out."""
+        width = self.config.row_length - 1
+        shape = (self.n_rows, width)
+        flat = [np.concatenate([*arrays, np.empty(0, np.int32)]) for arrays in (self.ids, self.document)]
+        text, document = (array[: self.n_rows * width].reshape(shape) for array in flat)
+        tokens = np.concatenate([np.full((self.n_rows, 1), bos_id, np.int32), text], axis=1)
+        document = np.concatenate([np.full((self.n_rows, 1), -1, np.int32), document], axis=1)
+        n_names = int(document.max(initial=-1)) + 1
+        return TokenRows(tokens, document, tuple(self.names[:n_names]), split_by)
