@@ -1,0 +1,105 @@
+"""What is measured, defined once: pure functions of tensors, and meters that add up batches.
+
+Meters accumulate in float64, so that the result does not depend on how tokens were split into batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def fvu(x: Float[Tensor, "tokens d"], x_hat: Float[Tensor, "tokens d"]) -> float:
+    """Fraction of variance unexplained, Σ‖x − x̂‖² / Σ‖x − x̄‖² over all tokens; 0 is perfect, 1 is the mean."""
+    meter = FvuMeter()
+    meter.update(x, x_hat)
+    return meter.result()
+
+
+def ce_recovered(ce_clean: float, ce_spliced: float, ce_ablated: float) -> float:
+    """(CE_ablated − CE_spliced) / (CE_ablated − CE_clean): 1 when splicing costs nothing, 0 when it is like ablating."""
+    return (ce_ablated - ce_spliced) / (ce_ablated - ce_clean)
+
+
+@dataclass
+class FvuMeter:
+    """Adds up Σ‖x − x̂‖² and Σ‖x − x̄‖² over batches.
+
+    The variance is taken about a shift (the first batch's mean) and corrected at the end, so that a large mean costs no
+    digits.
+    """
+
+    tokens: int = 0
+    error: float = 0.0
+    spread: float = 0.0
+    shift: Tensor | None = None
+    total: Tensor | None = None
+
+    def update(self, x: Float[Tensor, "tokens d"], x_hat: Float[Tensor, "tokens d"]) -> None:
+        """Add one batch of activations and their reconstructions."""
+        if not len(x):
+            return
+        x, x_hat = x.double(), x_hat.double()
+        if self.shift is None or self.total is None:
+            self.shift, self.total = x.mean(0), torch.zeros_like(x[0])
+        moved = x - self.shift
+        self.tokens += len(x)
+        self.error += float((x - x_hat).square().sum())
+        self.spread += float(moved.square().sum())
+        self.total += moved.sum(0)
+
+    def result(self) -> float:
+        """FVU over all tokens seen; nan when they do not vary."""
+        if self.total is None:
+            return float("nan")
+        variance = self.spread - float(self.total.square().sum()) / self.tokens
+        return self.error / variance if variance > 0 else float("nan")
+
+
+@dataclass
+class ActivityMeter:
+    """Counts how often each latent is active, and how many are active per token."""
+
+    n_latents: int
+    tokens: int = 0
+    firings: Int[Tensor, "n_latents"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.firings = torch.zeros(self.n_latents, dtype=torch.long)
+
+    def update(self, active_latents: Int[Tensor, "entries"], tokens: int) -> None:
+        """Add one batch: the latent of every active entry, and the number of tokens."""
+        self.firings += torch.bincount(active_latents.cpu(), minlength=self.n_latents)
+        self.tokens += tokens
+
+    def l0(self) -> float:
+        """Mean number of active latents per token."""
+        return float(self.firings.sum()) / max(self.tokens, 1)
+
+    def dead_fraction(self) -> float:
+        """Fraction of latents that were active on no token seen."""
+        return float((self.firings == 0).double().mean())
+
+    def density(self) -> Float[Tensor, "n_latents"]:
+        """For every latent, the fraction of tokens on which it is active."""
+        return self.firings.double() / max(self.tokens, 1)
+
+
+@dataclass
+class MeanMeter:
+    """A mean of per-token numbers, such as cross-entropy in nats/token."""
+
+    count: int = 0
+    total: float = 0.0
+
+    def update(self, values: Float[Tensor, "tokens"]) -> None:
+        """Add one batch of numbers."""
+        self.count += values.numel()
+        self.total += float(values.double().sum())
+
+    def result(self) -> float:
+        """The mean; nan when nothing was added."""
+        return self.total / self.count if self.count else float("nan")

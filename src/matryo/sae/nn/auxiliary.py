@@ -1,0 +1,50 @@
+"""The auxiliary loss that brings dead latents back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matryo.sae.nn.base import SAE
+
+
+def aux_loss(
+    sae: SAE,
+    centred: Float[Tensor, "batch d_in"],
+    residual: Float[Tensor, "batch d_out"],
+    dead: Bool[Tensor, "n_latents"] | None,
+) -> Float[Tensor, ""]:
+    """How much of the residual the dead latents leave unexplained; 0 when none is dead.
+
+    With e (batch, d_out) the detached residual of the full reconstruction, and for each token the aux_k dead latents of
+    largest pre-activation:
+
+        ê = Σ_j relu(pre_j) W_dec[j],     aux = mean‖e − ê‖² / mean‖e − ē‖²,  ē the batch mean of e.
+
+    The relu passes its gradient straight through, so that the encoder of a dead latent learns even where its
+    pre-activation is negative (a plain relu would leave a latent that is negative everywhere dead for ever). Only the
+    dead columns are computed.
+
+    Reference: Gao et al., "Scaling and evaluating sparse autoencoders" (2024), who do without the straight-through part.
+    """
+    if dead is None or sae.config.aux_weight == 0 or not bool(dead.any()):
+        return residual.new_zeros(())
+    index = dead.nonzero().view(-1)
+    W_enc, W_dec = sae.W_enc.t()[index], sae.W_dec[index]
+    bias = sae.b_enc[index]
+    if not sae.config.transcoder:
+        # Zero in value; carries the gradient of b_dec, which `centred` has already subtracted.
+        bias = bias + W_enc @ (sae.b_dec.detach() - sae.b_dec)
+    pre = torch.addmm(bias, centred, W_enc.t())
+    aux_k = sae.config.aux_k or max(1, sae.config.d_in // 2)
+    if aux_k < len(index):
+        top = torch.topk(pre, aux_k, dim=1, sorted=False)
+        pre = torch.zeros_like(pre).scatter(1, top.indices, top.values)
+    z = pre + (torch.relu(pre) - pre).detach()
+    error = (residual - z @ W_dec).square().sum(1).mean()
+    spread = (residual - residual.mean(0)).square().sum(1).mean()
+    return error / spread.clamp_min(torch.finfo(spread.dtype).tiny)

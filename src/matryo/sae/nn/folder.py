@@ -1,0 +1,196 @@
+"""SAEs on disk: SAELens-6 folders, cfg.json and sae_weights.safetensors, and nothing else.
+
+| kind here | architecture written | tensors |
+|---|---|---|
+| relu | standard | W_enc, b_enc, W_dec, b_dec |
+| topk without levels | topk | the same |
+| topk with levels, batch_topk, jumprelu | jumprelu | the same and threshold (n_latents,) |
+| gated | gated | W_enc, b_gate, b_mag, r_mag, W_dec, b_dec |
+
+A transcoder's architecture has the suffix or name `transcoder`, and cfg.json a `d_out`. What SAELens does not know stands
+under `metadata.matryo`: the full configuration and the SHA-256 of the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from matryo.sae.nn.base import SAE, build
+from matryo.sae.nn.config import SAEConfig
+from matryo.sae.nn.topk_family import TopKFamily
+from matryo.spine.config import from_dict
+from matryo.spine.errors import unknown
+from matryo.spine.fetch import file_sha256
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+SAELENS_VERSION = "6.54.12"
+"""The release these folders were tested with; SAELens reads the nested metadata from 6.0.0 on only."""
+
+KIND_OF = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
+
+
+def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any]) -> None:
+    """Write the folder; the weights first, cfg.json last, each under a temporary name and then renamed.
+
+    Args:
+        sae: the autoencoder, activation scale folded in (`sae.rescale`).
+        folder: made when missing.
+        metadata: SAELens' keys (model_name, hook_name, context_size, …) to put beside ours.
+
+    Raises:
+        ValueError: an SAE that infers by threshold has none yet, or a gated transcoder (no such format).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    architecture = _architecture(sae)
+    partial = folder / f"{WEIGHTS}.partial"
+    save_file(_to_saelens(sae, architecture), partial)
+    os.replace(partial, folder / WEIGHTS)
+    config: dict[str, Any] = {
+        "architecture": architecture,
+        "d_in": sae.config.d_in,
+        "d_sae": sae.config.n_latents,
+        "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
+        "device": "cpu",
+        "apply_b_dec_to_input": not sae.config.transcoder,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+    }
+    if architecture == "topk":
+        config |= {"k": sae.config.k, "rescale_acts_by_decoder_norm": False}
+    if sae.config.transcoder:
+        config["d_out"] = sae.config.d_out
+    config["metadata"] = metadata | {
+        "sae_lens_version": SAELENS_VERSION,
+        "matryo": {
+            "version": version("matryo"),
+            "weights_sha256": file_sha256(folder / WEIGHTS),
+            "config": dataclasses.asdict(sae.config),
+        },
+    }
+    partial = folder / f"{CONFIG}.partial"
+    partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    os.replace(partial, folder / CONFIG)
+
+
+def load_sae(folder: Path) -> SAE:
+    """Read a folder written here or by SAELens 6, in eval mode.
+
+    Raises:
+        ValueError: not such a folder, an altered file, or a feature of SAELens that is not supported (named).
+    """
+    config = read_config(folder)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{folder / WEIGHTS} cannot be read ({error}); expected SAE weights: copy them again"
+        ) from None
+    ours = config.get("metadata", {}).get("matryo")
+    if ours:
+        if file_sha256(folder / WEIGHTS) != ours["weights_sha256"]:
+            raise ValueError(
+                f"{folder / WEIGHTS} is not the file {CONFIG} was written with: copy the folder again"
+            )
+        sae_config = from_dict(SAEConfig, ours["config"], where=str(folder / CONFIG))
+    else:
+        sae_config = _foreign_config(config, folder)
+    sae = build(sae_config)
+    try:
+        sae.load_state_dict(_from_saelens(sae, tensors, config))
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from None
+    return sae.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's cfg.json."""
+    if not (folder / CONFIG).is_file():
+        pickles = [path.name for path in folder.glob("*") if path.suffix in (".pt", ".pth", ".bin", ".pkl")]
+        if pickles:
+            raise ValueError(
+                f"{folder / pickles[0]} may be a pickle, which is never loaded; expected {CONFIG} and {WEIGHTS}"
+            )
+        raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected an SAE folder of matryo or SAELens 6")
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{folder / CONFIG} is not valid JSON ({error}); expected an SAE's configuration"
+        ) from None
+
+
+def _architecture(sae: SAE) -> str:
+    kind = sae.config.kind
+    if isinstance(sae, TopKFamily) and sae.by_threshold:
+        if not sae.calibrated:
+            raise ValueError(
+                f"this {kind} SAE has no inference threshold yet; expected one: call sae.calibrate(batches)"
+            )
+        kind = "jumprelu"
+    name = {"relu": "standard"}.get(kind, kind)
+    if not sae.config.transcoder:
+        return name
+    if name not in ("standard", "jumprelu"):
+        raise ValueError(f"a {kind} transcoder has no SAELens format; expected relu, batch_topk or jumprelu")
+    return "transcoder" if name == "standard" else "jumprelu_transcoder"
+
+
+def _to_saelens(sae: SAE, architecture: str) -> dict[str, Tensor]:
+    state = {name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}
+    if architecture == "gated":
+        state["b_gate"] = state.pop("b_enc")
+    if isinstance(sae, TopKFamily):
+        threshold = state.pop("threshold")
+        if architecture.startswith("jumprelu"):
+            state["threshold"] = threshold.expand(sae.config.n_latents).contiguous()
+    return state
+
+
+def _from_saelens(sae: SAE, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    state = dict(tensors)
+    if sae.config.kind == "gated":
+        state["b_enc"] = state.pop("b_gate")
+    if isinstance(sae, TopKFamily):
+        state["threshold"] = state["threshold"][0] if "threshold" in state else torch.tensor(float("nan"))
+    if not config["apply_b_dec_to_input"] and not sae.config.transcoder:
+        # (x − b_dec) W + b with b = b_enc + b_dec W is x W + b_enc.
+        state["b_enc"] = state["b_enc"] + state["b_dec"] @ state["W_enc"]
+        if "b_mag" in state:
+            state["b_mag"] = state["b_mag"] + (state["b_dec"] @ state["W_enc"]) * state["r_mag"].exp()
+    return state
+
+
+def _foreign_config(config: dict[str, Any], folder: Path) -> SAEConfig:
+    """The configuration of an SAE that SAELens wrote."""
+    architecture = str(config.get("architecture"))
+    base = architecture.removesuffix("transcoder").removesuffix("_") or "standard"
+    if base not in KIND_OF:
+        raise unknown(f"architecture in {folder / CONFIG}", architecture, KIND_OF)
+    for key, plain in (("normalize_activations", ("none", None)), ("reshape_activations", ("none", None))):
+        if config.get(key) not in plain:
+            raise ValueError(
+                f"{folder / CONFIG} has {key} = {config[key]!r}; expected 'none': fold it with SAELens first"
+            )
+    if config.get("rescale_acts_by_decoder_norm"):
+        raise ValueError(
+            f"{folder / CONFIG} rescales activations by decoder norm; expected not: load it in SAELens with fold_W_dec_norm=True and save"
+        )
+    config.setdefault("apply_b_dec_to_input", True)
+    return SAEConfig(
+        kind=KIND_OF[base],  # pyright: ignore[reportArgumentType]
+        d_in=config["d_in"],
+        n_latents=config["d_sae"],
+        k=config.get("k", 1),
+        d_out=config.get("d_out") if "transcoder" in architecture else None,
+    )

@@ -1,0 +1,55 @@
+"""Gated: one path decides which latents are active, another how strongly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from matryo.sae.kernels import Entries, decode_losses, select_above
+from matryo.sae.nn.base import SAE
+from matryo.sae.nn.config import SAEConfig
+from matryo.sae.nn.levels import level_weights
+
+
+@final
+class Gated(SAE):
+    """z = 1[π > 0] · relu(exp(r_mag) · (π − b_enc) + b_mag), with gate pre-activations π = (x − b_dec) W_enc + b_enc.
+
+        sparsity = λ · mean Σ_j relu(π_j) / d_in + Σ_m w_m mean‖target − x̂_m(relu(π))‖² / d_out
+
+    λ is `config.l1`; in the second term, which trains the gate, the decoder is held fixed. Decoder rows have unit norm.
+
+    Reference: Rajamanoharan et al., "Improving Dictionary Learning with Gated Sparse Autoencoders" (2024).
+    """
+
+    def __init__(self, config: SAEConfig) -> None:
+        super().__init__(config)
+        self.r_mag = nn.Parameter(torch.zeros(config.n_latents))
+        self.b_mag = nn.Parameter(torch.zeros(config.n_latents))
+
+    def calibrate(self, batches: Iterable[Float[Tensor, "batch d_in"]]) -> None:
+        """Nothing: inference is training's rule."""
+
+    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
+        return select_above(centred, self.W_enc, self.b_enc, 0.0)
+
+    def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
+        at = entries.latent
+        return torch.relu(self.r_mag.exp()[at] * (pre - self.b_enc[at]) + self.b_mag[at])
+
+    def _sparsity(
+        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...]
+    ) -> Tensor:
+        per_level, _ = decode_losses(pre, entries, self.W_dec.detach(), self.b_dec.detach(), target, levels)
+        gate = (level_weights(self.config, len(levels), per_level) * per_level).sum()
+        return self.config.l1 * pre.sum() / (entries.n_rows * self.config.d_in) + gate
+
+    def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
+        """Nothing: both paths start equal."""
+
+    def _own_tensors(self) -> dict[str, int]:
+        return {"r_mag": 0, "b_mag": 1}

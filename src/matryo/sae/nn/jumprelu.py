@@ -1,0 +1,85 @@
+"""JumpReLU: a threshold per latent, learned through straight-through estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from matryo.sae.kernels import Entries, select_above, select_batch_topk
+from matryo.sae.nn.base import SAE
+from matryo.sae.nn.config import SAEConfig
+
+
+@final
+class JumpReLU(SAE):
+    """z = pre · 1[pre > θ], one learned threshold θ_j > 0 per latent, with sparsity = l0_weight · (L0 / k − 1)².
+
+    The jump has no gradient; within a window of width ε (`config.bandwidth`) around θ it is estimated by
+
+        ∂z/∂θ = −θ/ε,   ∂1[pre > θ]/∂θ = −1/ε     where |pre − θ| < ε/2,  0 elsewhere.
+
+    θ starts where the first batch has L0 = k, and stays in float32 whatever the dtype of the weights: in bfloat16 its
+    small steps would be rounded away.
+
+    Reference: Rajamanoharan et al., "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse
+    Autoencoders" (2024), whose L0 penalty is linear; the target form is its appendix's.
+    """
+
+    def __init__(self, config: SAEConfig) -> None:
+        super().__init__(config)
+        self.threshold = nn.Parameter(torch.full((config.n_latents,), 0.1))
+
+    def calibrate(self, batches: Iterable[Float[Tensor, "batch d_in"]]) -> None:
+        """Nothing: thresholds are learned."""
+
+    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
+        margin = self.config.bandwidth / 2 if self.training else 0.0
+        return select_above(centred, self.W_enc, self.b_enc, self.threshold.detach() - margin)
+
+    def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
+        return _Jump.apply(pre, self.threshold[entries.latent], self.config.bandwidth)[0]  # pyright: ignore
+
+    def _sparsity(
+        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...]
+    ) -> Tensor:
+        active = _Jump.apply(pre, self.threshold[entries.latent], self.config.bandwidth)[1]  # pyright: ignore
+        l0 = active.sum() / entries.n_rows
+        return self.config.l0_weight * (l0 / self.config.k - 1).square()
+
+    def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
+        chosen = select_batch_topk(centred, self.W_enc, self.b_enc, self.config.k * len(centred))
+        self.threshold.fill_(float(chosen.value.min()))
+
+    def _own_tensors(self) -> dict[str, int]:
+        return {"threshold": 1}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> JumpReLU:
+        """Convert like any module, but never keep θ in less than float32."""
+        before = self.threshold.data
+        super()._apply(fn, recurse)
+        if self.threshold.dtype in (torch.bfloat16, torch.float16):
+            self.threshold.data = before.to(self.threshold.device, torch.float32)
+        return self
+
+
+class _Jump(torch.autograd.Function):
+    """(pre · 1[pre > θ], 1[pre > θ]) with straight-through gradients of θ."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+        active = pre > threshold
+        ctx.save_for_backward(pre, threshold, active)
+        ctx.bandwidth = bandwidth
+        return pre * active, active.to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        pre, threshold, active = ctx.saved_tensors
+        grad_z, grad_active = grads
+        window = (pre - threshold).abs() < ctx.bandwidth / 2
+        grad_threshold = -(grad_z * threshold + grad_active) / ctx.bandwidth * window
+        return grad_z * active, grad_threshold.to(threshold.dtype), None

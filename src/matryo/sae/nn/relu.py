@@ -1,0 +1,46 @@
+"""ReLU: the classic sparse autoencoder with an L1 penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from matryo.sae.kernels import Entries, select_above
+from matryo.sae.nn.base import SAE
+
+
+@final
+class ReLU(SAE):
+    """z = relu(pre), with sparsity = λ · mean Σ_j z_j ‖W_dec[j]‖ / d_in (λ is `config.l1`).
+
+    Decoder rows are free: the penalty carries their norm, so scaling a row up and its encoder down gains nothing.
+
+    Reference: Anthropic, "Circuits updates, April 2024: Update on how we train SAEs".
+    """
+
+    unit_rows = False
+
+    def calibrate(self, batches: Iterable[Float[Tensor, "batch d_in"]]) -> None:
+        """Nothing: inference is training's rule."""
+
+    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
+        return select_above(centred, self.W_enc, self.b_enc, 0.0)
+
+    def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
+        return pre
+
+    def _sparsity(
+        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...]
+    ) -> Tensor:
+        norms = torch.linalg.vector_norm(self.W_dec, dim=1)
+        return self.config.l1 * (z * norms[entries.latent]).sum() / (entries.n_rows * self.config.d_in)
+
+    def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
+        """Nothing: the rule has no parameters of its own."""
+
+    def _own_tensors(self) -> dict[str, int]:
+        return {}
