@@ -1,0 +1,151 @@
+"""The front door: `matryo ROOM COMMAND`. It knows the rooms by name and imports one only when it is named."""
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cyclopts import (
+    App,
+    CycloptsError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+    ValidationError,
+)
+
+from matryo.spine.config import set_config_file
+from matryo.spine.errors import unknown
+from matryo.spine.progress import set_mode
+
+GLOBAL_FLAGS = {
+    "--config": "FILE  Take what no flag gives from this TOML file, such as a run folder's config.toml.",
+    "--quiet": "      Show results and errors only, no progress.",
+    "--json": "       Print progress and results as JSON, one object a line.",
+}
+ROOMS = {"sae": "Sparse autoencoders on a language model's activations."}
+
+_EPILOGUE = "Every command also takes:\n" + "\n".join(f"  {flag} {line}" for flag, line in GLOBAL_FLAGS.items())
+
+app = App(
+    name="matryo",
+    help="Three rooms, one spine; `matryo ROOM --help` lists a room's commands.",
+    help_format="plaintext",
+    help_epilogue=_EPILOGUE,
+    version=lambda: sys.modules["matryo"].__version__,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+for _room, _line in ROOMS.items():
+    app.command(f"matryo.{_room}.commands.room:app", name=_room, help=_line)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0, or 2 after a user's error (one line is printed), or 130 when interrupted.
+
+    Args:
+        arguments: What was typed after `matryo`; from `sys.argv` by default.
+    """
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; MATRYO_TRACEBACK=1 shows where an error comes from."""
+    try:
+        result = app(prepare(arguments), exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("matryo: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except (CycloptsError, ValueError, OSError, ImportError) as error:
+        line = explain(error)
+        if line is None or os.environ.get("MATRYO_TRACEBACK", "0") not in ("", "0"):
+            raise
+        print("matryo: error:", re.sub(r"\s+", " ", line).strip(), file=sys.stderr)  # noqa: T201
+        return 2
+
+
+def prepare(arguments: Sequence[str]) -> list[str]:
+    """Act on the flags that every command takes, and return the other arguments.
+
+    Also gives the named command its whole help: the line under which it is registered would stand in its place.
+    """
+    before, dashes, after = list(arguments), [], []
+    if "--" in before:
+        cut = before.index("--")
+        before, dashes, after = before[:cut], ["--"], before[cut + 1 :]
+    quiet, as_json = "--quiet" in before, "--json" in before
+    if quiet and as_json:
+        raise ValueError("--quiet and --json exclude each other: give one of them")
+    set_mode("quiet" if quiet else "json" if as_json else "auto")
+    kept, file = [], None
+    rest = iter(before)
+    for token in rest:
+        if token == "--config" or token.startswith("--config="):
+            file = token.partition("=")[2] or next(rest, None)
+            if not file:
+                raise ValueError("--config needs the name of a TOML file after it")
+        elif token not in ("--quiet", "--json"):
+            kept.append(token)
+    set_config_file(Path(file) if file else None)
+    _whole_help(find(kept))
+    return kept + dashes + after
+
+
+def find(tokens: Sequence[str]) -> App:
+    """Follow the leading words of a command line to the command (or room) they name, importing it."""
+    here = app
+    for token in tokens:
+        if token.startswith("-") or token not in here:
+            break
+        here = here[token]
+    return here
+
+
+def examples(command: App) -> list[str]:
+    """List the command lines under "Examples:" in a command's docstring."""
+    section = (inspect.getdoc(command.default_command) or "").partition("Examples:")[2]
+    return [line.strip() for line in section.splitlines() if line.strip().startswith("matryo ")]
+
+
+def _whole_help(command: App) -> None:
+    if command.default_command is not None:
+        command.help = inspect.getdoc(command.default_command) or command.help
+        lines = "".join(f"  {line}\n" for line in examples(command))
+        command.help_epilogue = f"Examples:\n{lines}\n{_EPILOGUE}"
+
+
+def explain(error: Exception) -> str | None:
+    """Say an error of the user's in one line; None if it is not the user's."""
+    match error:
+        case UnknownOptionError():
+            names = [name for a in error.argument_collection for name in a.names if name.startswith("--")]
+            flag = error.token.keyword or error.token.value
+            return str(unknown("flag", flag, [*names, *GLOBAL_FLAGS, "--help"], _see(error)))
+        case UnknownCommandError(unused_tokens=[token, *_], app=App() as where):
+            names = [name for name in where if not name.startswith("-")]
+            return str(unknown("room" if where is app else "command", token, names, _see(error)))
+        case UnusedCliTokensError(unused_tokens=[token, *_]):
+            return f"unexpected argument {token!r}: the command takes no more of them; {_see(error)}"
+        case ValidationError(exception_message=str(message)) if message:
+            return message
+        case ImportError():
+            missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+            name = getattr(missing, "name", None)
+            if not isinstance(missing, ModuleNotFoundError) or not name or name.partition(".")[0] == "matryo":
+                return None
+            return f"the package {name!r} is not installed: pip install 'matryo[all]'"
+        case OSError(filename=str(filename), strerror=str(reason)):
+            return f"{filename}: {reason}"
+    return str(error)
+
+
+def _see(error: CycloptsError) -> str:
+    return f"see {' '.join(['matryo', *(error.command_chain or ()), '--help'])}"
