@@ -90,8 +90,9 @@ class SAE(nn.Module, ABC):
         entries: Entries,
         target: Float[Tensor, "batch d_out"],
         levels: tuple[int, ...],
+        scale: float,
     ) -> Float[Tensor, ""]:
-        """The rule's own penalty, 0 where it has none."""
+        """The rule's own penalty, its sparsity term times `scale`; 0 where it has none."""
 
     @abstractmethod
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
@@ -148,6 +149,7 @@ class SAE(nn.Module, ABC):
         dead: Bool[Tensor, "n_latents"] | None = None,
         hint: float | None = None,
         generator: torch.Generator | None = None,
+        sparsity_scale: float = 1.0,
     ) -> Loss:
         """The training loss L of one batch (equation in the class docstring).
 
@@ -157,6 +159,7 @@ class SAE(nn.Module, ABC):
             dead: latents to be revived by the auxiliary loss.
             hint: a guess of the smallest selected pre-activation (`Loss.smallest` of the last batch); speed only.
             generator: draws sampled levels.
+            sparsity_scale: multiplies the L1 or L0 penalty, for its warm-up.
 
         Raises:
             ValueError: x or target has another width than the configuration.
@@ -170,7 +173,7 @@ class SAE(nn.Module, ABC):
         z = self._activate(pre, entries)
         levels = draw_levels(self.config, generator)
         per_level, residual = decode_losses(z, entries, self.W_dec, self.b_dec, target, levels)
-        sparsity = self._sparsity(pre, z, entries, target, levels)
+        sparsity = self._sparsity(pre, z, entries, target, levels, sparsity_scale)
         aux = aux_loss(self, centred, residual, dead)
         weights = level_weights(self.config, len(levels), per_level)
         total = (weights * per_level).sum() + self.config.aux_weight * aux + sparsity
@@ -188,20 +191,12 @@ class SAE(nn.Module, ABC):
     def prefix(self, level: int) -> SAE:
         """The autoencoder made of the first `level` latents alone, with copied parameters."""
         if not 1 <= level <= self.config.n_latents:
-            raise ValueError(
-                f"level is {level}; expected 1 to {self.config.n_latents} (levels: {self.config.lengths})"
-            )
+            raise ValueError(f"level is {level}; expected 1 to {self.config.n_latents} (levels: {self.config.lengths})")
         if level == self.config.n_latents:
             levels = self.config.levels
         else:
-            levels = (
-                tuple(m for m in self.config.lengths if m < level) + (level,)
-                if self.config.nested
-                else "none"
-            )
-        config = replace(
-            self.config, n_latents=level, k=min(self.config.k, level), levels=levels, level_weights=()
-        )
+            levels = tuple(m for m in self.config.lengths if m < level) + (level,) if self.config.nested else "none"
+        config = replace(self.config, n_latents=level, k=min(self.config.k, level), levels=levels, level_weights=())
         part = build(config).to(self.W_dec)
         state = self.state_dict()
         for name in ("b_enc", *self._own_tensors()):
@@ -226,9 +221,7 @@ class SAE(nn.Module, ABC):
     # For the trainer --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def initialise(
-        self, x: Float[Tensor, "batch d_in"], target: Float[Tensor, "batch d_out"] | None = None
-    ) -> None:
+    def initialise(self, x: Float[Tensor, "batch d_in"], target: Float[Tensor, "batch d_out"] | None = None) -> None:
         """Set b_dec to the geometric median of a first batch, and the rule's own parameters from it."""
         self.b_dec.copy_(geometric_median(x if target is None else target))
         self._start(self._centred(x))
@@ -292,9 +285,7 @@ def unit_scale(x: Float[Tensor, "batch d_in"]) -> float:
     """The factor that gives x a mean squared norm of d_in."""
     mean = float(x.double().square().sum(1).mean())
     if not mean > 0 or not math.isfinite(mean):
-        raise ValueError(
-            f"activations have a mean squared norm of {mean}; expected a positive number: check the data"
-        )
+        raise ValueError(f"activations have a mean squared norm of {mean}; expected a positive number: check the data")
     return math.sqrt(x.shape[1] / mean)
 
 

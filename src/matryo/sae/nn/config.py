@@ -68,12 +68,8 @@ class SAEConfig:
             raise ValueError(
                 f"level_weights has {len(self.level_weights)} numbers; expected {len(lengths)}, one per fixed level"
             )
-        if any(weight < 0 for weight in self.level_weights) or (
-            self.level_weights and not sum(self.level_weights)
-        ):
-            raise ValueError(
-                f"level_weights is {self.level_weights}; expected numbers of 0 or more, not all 0"
-            )
+        if any(weight < 0 for weight in self.level_weights) or (self.level_weights and not sum(self.level_weights)):
+            raise ValueError(f"level_weights is {self.level_weights}; expected numbers of 0 or more, not all 0")
 
     @property
     def lengths(self) -> tuple[int, ...]:

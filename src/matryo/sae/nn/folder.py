@@ -98,9 +98,7 @@ def load_sae(folder: Path) -> SAE:
     ours = config.get("metadata", {}).get("matryo")
     if ours:
         if file_sha256(folder / WEIGHTS) != ours["weights_sha256"]:
-            raise ValueError(
-                f"{folder / WEIGHTS} is not the file {CONFIG} was written with: copy the folder again"
-            )
+            raise ValueError(f"{folder / WEIGHTS} is not the file {CONFIG} was written with: copy the folder again")
         sae_config = from_dict(SAEConfig, ours["config"], where=str(folder / CONFIG))
     else:
         sae_config = _foreign_config(config, folder)
@@ -125,9 +123,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
-            f"{folder / CONFIG} is not valid JSON ({error}); expected an SAE's configuration"
-        ) from None
+        raise ValueError(f"{folder / CONFIG} is not valid JSON ({error}); expected an SAE's configuration") from None
 
 
 def _architecture(sae: SAE) -> str:

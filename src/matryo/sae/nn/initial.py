@@ -8,9 +8,7 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def geometric_median(
-    x: Float[Tensor, "batch d"], steps: int = 100, tolerance: float = 1e-6
-) -> Float[Tensor, "d"]:
+def geometric_median(x: Float[Tensor, "batch d"], steps: int = 100, tolerance: float = 1e-6) -> Float[Tensor, "d"]:
     """The point m minimising Σ_r ‖x_r − m‖, by Weiszfeld's iteration m ← Σ x_r/‖x_r − m‖ / Σ 1/‖x_r − m‖.
 
     Unlike the mean it is not pulled away by a few rows of huge norm (attention sinks).
