@@ -41,7 +41,9 @@ class Gated(SAE):
         at = entries.latent
         return torch.relu(self.r_mag.exp()[at] * (pre - self.b_enc[at]) + self.b_mag[at])
 
-    def _sparsity(self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...]) -> Tensor:
+    def _sparsity(
+        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float
+    ) -> Tensor:
         per_level, _ = decode_losses(pre, entries, self.W_dec.detach(), self.b_dec.detach(), target, levels)
         gate = (level_weights(self.config, len(levels), per_level) * per_level).sum()
         return scale * self.config.l1 * pre.sum() / (entries.n_rows * self.config.d_in) + gate

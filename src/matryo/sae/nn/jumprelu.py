@@ -43,7 +43,9 @@ class JumpReLU(SAE):
     def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
         return _Jump.apply(pre, self.threshold[entries.latent], self.config.bandwidth)[0]  # pyright: ignore
 
-    def _sparsity(self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...]) -> Tensor:
+    def _sparsity(
+        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float
+    ) -> Tensor:
         active = _Jump.apply(pre, self.threshold[entries.latent], self.config.bandwidth)[1]  # pyright: ignore
         l0 = active.sum() / entries.n_rows
         return scale * self.config.l0_weight * (l0 / self.config.k - 1).square()

@@ -33,7 +33,9 @@ class ReLU(SAE):
     def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
         return pre
 
-    def _sparsity(self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...]) -> Tensor:
+    def _sparsity(
+        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float
+    ) -> Tensor:
         norms = torch.linalg.vector_norm(self.W_dec, dim=1)
         return scale * self.config.l1 * (z * norms[entries.latent]).sum() / (entries.n_rows * self.config.d_in)
 

@@ -67,7 +67,9 @@ class TopKFamily(SAE):
     def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
         return pre
 
-    def _sparsity(self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...]) -> Tensor:
+    def _sparsity(
+        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float
+    ) -> Tensor:
         return pre.new_zeros(())
 
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
