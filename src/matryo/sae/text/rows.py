@@ -57,9 +57,7 @@ class RowsConfig:
         if self.row_length < 2:
             raise ValueError(f"row_length {self.row_length}: expected at least 2, BOS and one token of text")
         if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(
-                f"max_tokens {self.max_tokens}: expected at least 1, or none for all of the text"
-            )
+            raise ValueError(f"max_tokens {self.max_tokens}: expected at least 1, or none for all of the text")
         if not 0 <= self.heldout_fraction < 1:
             raise ValueError(f"heldout_fraction {self.heldout_fraction}: expected 0 ≤ fraction < 1, e.g. 0.1")
 
@@ -120,9 +118,7 @@ class TokenRows:
         arrays = [np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("tokens", "document")]
         rows = cls(arrays[0], arrays[1], tuple(record["names"]), record["split_by"])
         if rows.digest() != record["digest"]:
-            raise ValueError(
-                f"{folder}: the token rows do not match their digest; they were altered, pack them again"
-            )
+            raise ValueError(f"{folder}: the token rows do not match their digest; they were altered, pack them again")
         return rows
 
 
@@ -185,9 +181,7 @@ def _pack_parts(
     return parts if enough else None
 
 
-def _pack_last_rows(
-    sources: Sequence[Source], encode: Encode, bos_id: int, config: RowsConfig
-) -> dict[str, TokenRows]:
+def _pack_last_rows(sources: Sequence[Source], encode: Encode, bos_id: int, config: RowsConfig) -> dict[str, TokenRows]:
     """Pack everything in order and hold out the last rows: for a single document."""
     n_train, n_heldout = _wanted_rows(config)
     packer = _Packer(config, None if n_train is None or n_heldout is None else n_train + n_heldout)
@@ -204,11 +198,7 @@ def _pack_last_rows(
             f"({parts}); give more text or a smaller row length"
         )
     rows = packer.rows(bos_id, "row")
-    share = (
-        n_heldout
-        if packer.full and n_heldout is not None
-        else round(len(rows.tokens) * config.heldout_fraction)
-    )
+    share = n_heldout if packer.full and n_heldout is not None else round(len(rows.tokens) * config.heldout_fraction)
     cut = len(rows.tokens) - (max(1, share) if needed == 2 else 0)
     return {
         "train": TokenRows(rows.tokens[:cut], rows.document[:cut], rows.names, "row"),
