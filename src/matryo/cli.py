@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,8 +17,8 @@ from cyclopts import (
     UnusedCliTokensError,
     ValidationError,
 )
+from cyclopts.argument import ArgumentCollection, update_argument_collection
 
-from matryo.spine.config import set_config_file
 from matryo.spine.errors import unknown
 from matryo.spine.progress import set_mode
 
@@ -30,12 +31,48 @@ ROOMS = {"sae": "Sparse autoencoders on a language model's activations."}
 
 _EPILOGUE = "Every command also takes:\n" + "\n".join(f"  {flag} {line}" for flag, line in GLOBAL_FLAGS.items())
 
+_config_file: Path | None = None  # of --config; set by `prepare` for the command that follows
+
+
+def layer(command: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Fill what no flag gave, for cyclopts: flag > `--config` file > recipe > default.
+
+    A command's parameter called `recipe` names a recipe of its room: `matryo.ROOM.recipes.recipe(name)` gives a dict of
+    field values, dotted for nested fields. Values the command has no field for are passed over, as a recipe serves
+    several commands; an unknown key of the file is an error.
+    """
+    if _config_file is not None:
+        from matryo.spine.config import flatten, read_toml
+
+        values = flatten(read_toml(_config_file))
+        for key in values:
+            if not _takes(arguments, key):
+                keys = [".".join(a.keys) or a.field_info.name for a in arguments if a.name.startswith("--")]
+                raise ValueError(f"{_config_file}: {unknown('config key', key, keys)}")
+        update_argument_collection(values, str(_config_file), arguments, root_keys=(), allow_unknown=False)
+    for argument in arguments:
+        if argument.field_info.name == "recipe":
+            name = argument.tokens[0].value if argument.tokens else argument.field_info.default
+            if isinstance(name, str):
+                recipe = import_module(f"matryo.{commands[0]}.recipes").recipe(name)
+                values = {key: value for key, value in recipe.items() if _takes(arguments, key)}
+                update_argument_collection(values, f"recipe {name}", arguments, root_keys=(), allow_unknown=False)
+
+
+def _takes(arguments: ArgumentCollection, key: str) -> bool:
+    try:
+        return arguments.match(f"--{key}")[0].name.startswith("--")
+    except ValueError:
+        return False
+
+
 app = App(
     name="matryo",
     help="Three rooms, one spine; `matryo ROOM --help` lists a room's commands.",
     help_format="plaintext",
     help_epilogue=_EPILOGUE,
     version=lambda: sys.modules["matryo"].__version__,
+    config=layer,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
@@ -77,6 +114,7 @@ def prepare(arguments: Sequence[str]) -> list[str]:
 
     Also gives the named command its whole help: the line under which it is registered would stand in its place.
     """
+    global _config_file
     before, dashes, after = list(arguments), [], []
     if "--" in before:
         cut = before.index("--")
@@ -94,7 +132,7 @@ def prepare(arguments: Sequence[str]) -> list[str]:
                 raise ValueError("--config needs the name of a TOML file after it")
         elif token not in ("--quiet", "--json"):
             kept.append(token)
-    set_config_file(Path(file) if file else None)
+    _config_file = Path(file) if file else None
     _whole_help(find(kept))
     return kept + dashes + after
 

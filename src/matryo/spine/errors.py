@@ -8,16 +8,7 @@ from pathlib import Path
 
 
 def unknown(what: str, value: str, options: Iterable[str], fix: str = "") -> ValueError:
-    """Build the error for a name that is not one of `options`; the nearest of them is offered.
-
-    Args:
-        what: The kind of thing named, such as "recipe".
-        value: The name that was given.
-        options: The names that exist.
-        fix: What else to do, added at the end.
-
-    Returns:
-        The error, for the caller to raise.
+    """Build the error for a name that is none of `options`, with the nearest of them and what else to do.
 
     Example:
         >>> unknown("recipe", "gpt2-smal", ["gpt2-small", "smollm2"])
@@ -31,7 +22,7 @@ def unknown(what: str, value: str, options: Iterable[str], fix: str = "") -> Val
     else:
         more = f" and {len(names) - 12} more" if len(names) > 12 else ""
         hint = f"expected one of {', '.join(names[:12])}{more}" if names else "there are none"
-    return ValueError(f"unknown {what} {value!r}: {hint}" + (f"; {fix}" if fix else ""))
+    return ValueError(f"unknown {what} {value!r}: {hint}" + (f" ({fix})" if fix else ""))
 
 
 class NoSpaceError(OSError):
@@ -41,24 +32,16 @@ class NoSpaceError(OSError):
 def check_space(path: Path, need_bytes: int, what: str) -> None:
     """Refuse to start writing what would not fit.
 
-    Args:
-        path: File or folder to be written; its nearest existing parent is asked for its free space.
-        need_bytes: Size of what will be written, in bytes.
-        what: What will be written, for the message.
-
     Raises:
-        NoSpaceError: The file system of `path` has less than `need_bytes` free.
+        NoSpaceError: The file system of `path`, which need not exist yet, has less than `need_bytes` free.
     """
     here = path.absolute()
     while not here.exists():
         here = here.parent
     free = shutil.disk_usage(here).free
     if free < need_bytes:
-        raise NoSpaceError(
-            errno.ENOSPC,
-            f"no space for {what}: {human_bytes(need_bytes)} needed, {human_bytes(free)} free in {here}; "
-            "free some or write to another folder",
-        )
+        sizes = f"{human_bytes(need_bytes)} needed, {human_bytes(free)} free in {here}"
+        raise NoSpaceError(errno.ENOSPC, f"no space for {what}: {sizes}; free some or write to another folder")
 
 
 def human_bytes(count: int) -> str:
@@ -68,8 +51,7 @@ def human_bytes(count: int) -> str:
         >>> human_bytes(1536), human_bytes(12)
         ('1.5 KiB', '12 B')
     """
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size /= 1024
-        units.pop(0)
-    return f"{size:.1f} {units[0]}" if units[0] != "B" else f"{count} B"
+    size, power = float(count), 0
+    while size >= 1024 and power < 4:
+        size, power = size / 1024, power + 1
+    return f"{size:.1f} {'KMGT'[power - 1]}iB" if power else f"{count} B"

@@ -1,7 +1,7 @@
 """Run folders: what a command was told, where it ran, what it logged and made; `run.json`, last, seals it."""
 
 import contextlib
-import hashlib
+import fcntl
 import json
 import os
 import platform
@@ -9,14 +9,17 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import partial
+from importlib import import_module
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from matryo.spine.config import diff, digest, from_dict, read_toml, to_dict, to_toml, write_text
 from matryo.spine.errors import NoSpaceError, unknown
+from matryo.spine.fetch import file_sha256
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,7 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls,
-        root: Path,
-        name: str,
-        command: str,
-        config: Any,
-        parents: Sequence[Path] = (),
-        sinks: Sequence[str] = (),
+        cls, root: Path, name: str, command: str, config: Any, parents: Sequence[Path] = (), sinks: Sequence[str] = ()
     ) -> "RunFolder":
         """Make `root/<time>-<name>-<config digest>`, never an existing folder, and point `root/latest` to it.
 
@@ -59,12 +56,8 @@ class RunFolder:
             name: Short name, usually the recipe's.
             command: The command as typed, such as "sae train".
             config: A dataclass, or a dict of plain values.
-            parents: Finished runs that this one reads.
+            parents: Runs that this one reads; a ValueError if one is not finished.
             sinks: Further places for the logged numbers: "tensorboard", "wandb", "trackio".
-
-        Raises:
-            ValueError: A parent is no finished run, or a sink is unknown or not installed.
-            OSError: The folder cannot be written.
         """
         sources = [read_run(parent).path for parent in parents]
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
@@ -72,15 +65,13 @@ class RunFolder:
         root.mkdir(parents=True, exist_ok=True)
         path, count = root.resolve() / stem, 1
         while True:
-            with contextlib.suppress(FileExistsError):
+            try:
                 path.mkdir()
                 break
-            path, count = path.with_name(f"{stem}-{count + 1}"), count + 1
-        begun = {
-            "command": command,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "parents": [{"path": os.path.relpath(s, path), "run_sha256": _sha256(s / "run.json")} for s in sources],
-        }
+            except FileExistsError:
+                path, count = path.with_name(f"{stem}-{count + 1}"), count + 1
+        told = [{"path": os.path.relpath(p, path), "run_sha256": file_sha256(p / "run.json")} for p in sources]
+        begun = {"command": command, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "parents": told}
         to_toml(config, path / "config.toml")
         _write_json(path / "environment.json", begun | environment())
         run = cls(path, config, begun, sinks)
@@ -94,8 +85,7 @@ class RunFolder:
         """Resume an unfinished run under the same config; what it logged stays.
 
         Raises:
-            ValueError: The folder is no run, is finished, or was started with another config (the fields that
-                differ are listed).
+            ValueError: The folder is no run, is finished, or has another config (the differing fields are listed).
             BlockingIOError: Another process is writing it.
         """
         path = path.resolve()
@@ -103,21 +93,16 @@ class RunFolder:
             raise ValueError(f"{path} is no run folder: expected environment.json in it, name a folder of runs/")
         if (path / "run.json").exists():
             raise ValueError(f"{path} is finished: there is nothing to resume, start a new run")
-        stored, given = read_toml(path / "config.toml"), config
+        stored = read_toml(path / "config.toml")
         if is_dataclass(config):
             stored = to_dict(from_dict(type(config), stored, where=str(path / "config.toml")))
-        else:
-            given = {key: value for key, value in config.items() if value is not None}
-        if changes := diff(stored, to_dict(given)):
+        if changes := diff(stored, to_dict(config)):
             raise ValueError(f"{path} was started with another config: {'; '.join(changes)}; resume it unchanged")
         begun = json.loads((path / "environment.json").read_text())
         return cls(path, config, {key: begun[key] for key in ("command", "started", "parents")}, sinks)
 
     def log(self, **numbers: Any) -> None:
-        """Append one line to `metrics.jsonl`, with the time, and hand it to the sinks.
-
-        Args:
-            **numbers: Numbers (or zero-dimensional tensors) and short strings; by custom `step` among them.
+        """Append numbers and short strings, by custom `step` among them, to `metrics.jsonl` and tell the sinks.
 
         Raises:
             NoSpaceError: The disk is full; the lines before this one stay whole.
@@ -128,26 +113,16 @@ class RunFolder:
         line, size = (json.dumps(row) + "\n").encode(), os.fstat(self._metrics).st_size
         try:
             if os.write(self._metrics, line) < len(line):
-                raise OSError("short write")
+                raise OSError("disk full")
         except OSError as error:
             os.ftruncate(self._metrics, size)
-            raise NoSpaceError(
-                f"cannot log to {self.path} ({error.strerror or 'disk full'}): free some space, then resume"
-            ) from error
-        for sink in self._sinks:
-            sink.log(row)
+            raise NoSpaceError(f"cannot log to {self.path}: {error}; free some space, then resume") from error
+        for take, _ in self._sinks:
+            take(row)
 
     def finish(self, outputs: dict[str, Any]) -> None:
-        """Seal the run by writing `run.json`, and close it.
-
-        Args:
-            outputs: What the run made: file names relative to the folder, and numbers worth keeping.
-        """
-        sealed = {
-            **self._begun,
-            "name": self.path.name,
-            "elapsed_s": round(time.monotonic() - self._clock, 3),
-        }
+        """Seal the run with what it made (file names relative to the folder, numbers worth keeping), and close it."""
+        sealed = {**self._begun, "name": self.path.name, "elapsed_s": round(time.monotonic() - self._clock, 3)}
         sealed |= {"sessions": self._session, "config_digest": digest(self._config)}
         sealed |= {"config": to_dict(self._config), "outputs": to_dict(outputs)}
         _write_json(self.path / "run.json", sealed)
@@ -155,12 +130,11 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the folder; without `finish` before, it stays unfinished and can be reopened."""
-        if self._metrics >= 0:
+        if not self._lock.closed:
             os.close(self._metrics)
             self._lock.close()
-            self._metrics = -1
-            for sink in self._sinks:
-                sink.close()
+            for _, close in self._sinks:
+                close()
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -170,11 +144,7 @@ class RunFolder:
 
 
 def read_run(path: Path) -> FinishedRun:
-    """Read a finished run; `runs/latest` is followed to the run itself.
-
-    Raises:
-        ValueError: The folder does not exist, is no run, or is not finished.
-    """
+    """Read a finished run; `runs/latest` is followed to the run itself. A ValueError says what else it is."""
     real = path.resolve()
     if not (real / "run.json").is_file():
         if (real / "environment.json").is_file():
@@ -184,36 +154,30 @@ def read_run(path: Path) -> FinishedRun:
         told = json.loads((real / "run.json").read_text())
         parents = tuple(os.path.normpath(real / parent["path"]) for parent in told["parents"])
         return FinishedRun(real, told["command"], told["config"], told["outputs"], parents)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{real}/run.json was altered ({error}): restore it or make the run again") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a run's `metrics.jsonl`.
-
-    A torn line is passed over. Where a resumed run went over steps again, the later session's lines stand.
-    """
+    """Read the lines a run logged; where a resumed run went over steps again, the later session's lines stand."""
     rows: list[dict[str, Any]] = []
-    session = 1
-    file = path / "metrics.jsonl"
+    session, file = 1, path / "metrics.jsonl"
     for line in file.read_text().splitlines() if file.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(json.JSONDecodeError):  # a line torn by a kill
             row = json.loads(line)
             if "step" in row and session < row["session"]:
-                session = row["session"]
-                rows = [old for old in rows if old.get("step", -1) < row["step"]]
+                session, rows = row["session"], [old for old in rows if old.get("step", -1) < row["step"]]
             rows.append(row)
     return rows
 
 
 def environment() -> dict[str, Any]:
     """Describe where we run: Python, machine, threads, arguments, package versions, our own commit."""
-    source, commit = Path(__file__).resolve().parents[3], None
+    source, commit, torch = Path(__file__).resolve().parents[3], None, sys.modules.get("torch")
     if (source / ".git").exists():
         ask = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         with contextlib.suppress(OSError):
             commit = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or None
-    torch = sys.modules.get("torch")
     return {
         "argv": sys.argv,
         "python": platform.python_version(),
@@ -225,53 +189,27 @@ def environment() -> dict[str, Any]:
     }
 
 
-class Sink(Protocol):
-    """A further place for the logged numbers."""
-
-    def log(self, row: dict[str, Any]) -> None:
-        """Take one line of `metrics.jsonl`."""
-
-    def close(self) -> None:
-        """Flush and let go."""
-
-
-class _TensorBoard:
-    def __init__(self, path: Path, config: Any):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer, self.close = (writer := SummaryWriter(path / "tensorboard")), writer.close
-
-    def log(self, row: dict[str, Any]) -> None:
-        for key, value in row.items():
-            if key not in ("step", "time", "session") and isinstance(value, int | float):
-                self._writer.add_scalar(key, value, row.get("step"), row["time"])
-
-
-class _Tracker:
-    """Weights & Biases, and trackio, which has the same functions."""
-
-    def __init__(self, module: Any, path: Path, config: Any):
-        self._run = module.init(project="matryo", name=path.name, config=to_dict(config))
-        self.close = self._run.finish
-
-    def log(self, row: dict[str, Any]) -> None:
-        self._run.log({k: v for k, v in row.items() if k not in ("time", "session")}, step=row.get("step"))
-
-
-def _open_sink(name: str, path: Path, config: Any) -> Sink:
+def _open_sink(name: str, path: Path, config: Any) -> tuple[Callable[[dict[str, Any]], Any], Callable[[], Any]]:
+    """Open a further place for the logged numbers: a function that takes a row, and one that closes."""
     if name not in ("tensorboard", "wandb", "trackio"):
         raise unknown("log sink", name, ("tensorboard", "wandb", "trackio"))
     try:
         if name == "tensorboard":
-            return _TensorBoard(path, config)
-        return _Tracker(__import__(name), path, config)
+            board = import_module("torch.utils.tensorboard").SummaryWriter(str(path / "tensorboard"))
+            return partial(_to_tensorboard, board), board.close
+        tracker = import_module(name).init(project="matryo", name=path.name, config=to_dict(config))
+        return lambda row: tracker.log(row, step=row.get("step")), tracker.finish
     except ImportError as error:
-        raise ValueError(f"log sink {name!r} is not installed ({error.name} is missing): pip install {name}") from error
+        raise ValueError(f"log sink {name!r} is not installed ({error}): pip install {name}") from error
+
+
+def _to_tensorboard(board: Any, row: dict[str, Any]) -> None:
+    for key in row.keys() - {"step", "time", "session"}:
+        if isinstance(row[key], int | float):
+            board.add_scalar(key, row[key], row.get("step"), row["time"])
 
 
 def _lock(path: Path) -> Any:
-    import fcntl
-
     file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -283,7 +221,3 @@ def _lock(path: Path) -> Any:
 
 def _write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,11 +1,6 @@
 """The room's commands by name; a command's module is imported when the command is named, not before."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from cyclopts import App
-
-from matryo.spine.config import layered
 
 COMMANDS = {
     "harvest": "Run a language model over text and store its activations.",
@@ -15,13 +10,6 @@ COMMANDS = {
     "recipes": "List the named configs, or show one.",
 }
 
-
-def _recipe(name: str) -> Mapping[str, Any]:
-    from matryo.sae.recipes import recipe
-
-    return recipe(name)
-
-
-app = App(name="sae", help="Sparse autoencoders on a language model's activations.", config=layered(_recipe))
+app = App(name="sae", help="Sparse autoencoders on a language model's activations.")
 for _name, _line in COMMANDS.items():
     app.command(f"matryo.sae.commands.{_name}:{_name}", name=_name, help=_line)
