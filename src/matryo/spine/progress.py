@@ -89,11 +89,8 @@ def progress(title: str, total: int | None = None, unit: str = "it") -> Iterator
     from rich.console import Console
 
     columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.TextColumn("{task.fields[tail]}"))
-    to_terminal = sys.stdout.isatty()  # a redirected standard output stays out of the display
-    live = rich.Progress(
-        *columns, rich.TimeRemainingColumn(), console=Console(stderr=True), redirect_stdout=to_terminal
-    )
-    with live as _live:
+    columns = (*columns, rich.TimeRemainingColumn())
+    with rich.Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as _live:
         try:
             yield Progress(title, total, unit)
         finally:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
-from functools import partial
 from importlib import import_module
 from importlib.metadata import distributions
 from pathlib import Path
@@ -36,14 +35,14 @@ class FinishedRun:
 class RunFolder:
     """A folder that one command is writing: a context manager; call `finish` when all data is there."""
 
-    def __init__(self, path: Path, config: Any, begun: dict[str, Any], sinks: Sequence[str]):
+    def __init__(self, path: Path, config: Any, begun: dict[str, Any], sinks: Sequence[Any]):
         self.path, self._config, self._begun, self._clock = path, config, begun, time.monotonic()
         self._session = 1 + max((row["session"] for row in read_metrics(path)), default=0)
         self._lock = _lock(path / "lock")
         self._metrics = os.open(path / "metrics.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         if (size := os.fstat(self._metrics).st_size) and os.pread(self._metrics, 1, size - 1) != b"\n":
             os.write(self._metrics, b"\n")  # the process before died in the middle of a line
-        self._sinks = [_open_sink(name, path, config) for name in sinks]
+        self._sinks = [_open_sink(module, path, config) for module in sinks]
 
     @classmethod
     def create(
@@ -59,7 +58,7 @@ class RunFolder:
             parents: Runs that this one reads; a ValueError if one is not finished.
             sinks: Further places for the logged numbers: "tensorboard", "wandb", "trackio".
         """
-        sources = [read_run(parent).path for parent in parents]
+        sources, modules = [read_run(parent).path for parent in parents], [_sink_module(sink) for sink in sinks]
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{digest(config)}"
         root.mkdir(parents=True, exist_ok=True)
@@ -74,7 +73,7 @@ class RunFolder:
         begun = {"command": command, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "parents": told}
         to_toml(config, path / "config.toml")
         _write_json(path / "environment.json", begun | environment())
-        run = cls(path, config, begun, sinks)
+        run = cls(path, config, begun, modules)
         link = path.with_name(f".latest.{os.getpid()}")
         link.symlink_to(path.name)
         link.replace(path.with_name("latest"))
@@ -99,7 +98,8 @@ class RunFolder:
         if changes := diff(stored, to_dict(config)):
             raise ValueError(f"{path} was started with another config: {'; '.join(changes)}; resume it unchanged")
         begun = json.loads((path / "environment.json").read_text())
-        return cls(path, config, {key: begun[key] for key in ("command", "started", "parents")}, sinks)
+        begun = {key: begun[key] for key in ("command", "started", "parents")}
+        return cls(path, config, begun, [_sink_module(sink) for sink in sinks])
 
     def log(self, **numbers: Any) -> None:
         """Append numbers and short strings, by custom `step` among them, to `metrics.jsonl` and tell the sinks.
@@ -123,8 +123,7 @@ class RunFolder:
     def finish(self, outputs: dict[str, Any]) -> None:
         """Seal the run with what it made (file names relative to the folder, numbers worth keeping), and close it."""
         sealed = {**self._begun, "name": self.path.name, "elapsed_s": round(time.monotonic() - self._clock, 3)}
-        sealed |= {"sessions": self._session, "config_digest": digest(self._config)}
-        sealed |= {"config": to_dict(self._config), "outputs": to_dict(outputs)}
+        sealed |= {"sessions": self._session, "config": to_dict(self._config), "outputs": to_dict(outputs)}
         _write_json(self.path / "run.json", sealed)
         self.close()
 
@@ -189,24 +188,29 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _open_sink(name: str, path: Path, config: Any) -> tuple[Callable[[dict[str, Any]], Any], Callable[[], Any]]:
-    """Open a further place for the logged numbers: a function that takes a row, and one that closes."""
-    if name not in ("tensorboard", "wandb", "trackio"):
+def _sink_module(name: str) -> Any:
+    module = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "trackio": "trackio"}.get(name)
+    if module is None:
         raise unknown("log sink", name, ("tensorboard", "wandb", "trackio"))
     try:
-        if name == "tensorboard":
-            board = import_module("torch.utils.tensorboard").SummaryWriter(str(path / "tensorboard"))
-            return partial(_to_tensorboard, board), board.close
-        tracker = import_module(name).init(project="matryo", name=path.name, config=to_dict(config))
-        return lambda row: tracker.log(row, step=row.get("step")), tracker.finish
+        return import_module(module)
     except ImportError as error:
         raise ValueError(f"log sink {name!r} is not installed ({error}): pip install {name}") from error
 
 
-def _to_tensorboard(board: Any, row: dict[str, Any]) -> None:
-    for key in row.keys() - {"step", "time", "session"}:
-        if isinstance(row[key], int | float):
-            board.add_scalar(key, row[key], row.get("step"), row["time"])
+def _open_sink(module: Any, path: Path, config: Any) -> tuple[Callable[[dict[str, Any]], Any], Callable[[], Any]]:
+    """Open a further place for the logged numbers: a function that takes a row, and one that closes."""
+    if not hasattr(module, "SummaryWriter"):
+        tracker = module.init(project="matryo", name=path.name, config=to_dict(config))
+        return lambda row: tracker.log(row, step=row.get("step")), tracker.finish
+    board = module.SummaryWriter(str(path / "tensorboard"))
+
+    def take(row: dict[str, Any]) -> None:
+        for key in row.keys() - {"step", "time", "session"}:
+            if isinstance(row[key], int | float):
+                board.add_scalar(key, row[key], row.get("step"), row["time"])
+
+    return take, board.close
 
 
 def _lock(path: Path) -> Any:

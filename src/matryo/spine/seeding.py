@@ -10,15 +10,7 @@ if TYPE_CHECKING:
 
 
 def seed_for(seed: int, *names: str | int) -> int:
-    """Derive the seed of a named stream.
-
-    Args:
-        seed: The run's seed.
-        *names: What the stream is for, such as `"rows", 3`; `1` and `"1"` are different names.
-
-    Returns:
-        A number in [0, 2⁶³), the same in every process.
-    """
+    """Derive the seed, in [0, 2⁶³), of a run's named stream; the names 1 and "1" differ."""
     text = "\x1f".join([str(int(seed)), *(f"{type(name).__name__}:{name}" for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
