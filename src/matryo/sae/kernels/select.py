@@ -6,6 +6,7 @@ time; candidates above a running threshold are kept from each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -20,7 +21,8 @@ TILE = 512
 MARGIN = 0.97
 """A selection threshold drifts by less than this between steps; below it the exact fallback takes over."""
 
-Candidates = tuple[Int[Tensor, "entries"], Int[Tensor, "entries"], Float[Tensor, "entries"]]
+Candidates = tuple[Int[Tensor, "_"], Int[Tensor, "_"], Float[Tensor, "_"]]
+"""(row, latent, value) of some entries; three vectors of one length, which changes from function to function."""
 
 
 def _tiles(
@@ -36,9 +38,7 @@ def _tiles(
         yield start, torch.addmm(b[start:stop], x, rows[start:stop].t(), out=out)
 
 
-def _above(
-    tile: Float[Tensor, "batch tile"], threshold: float | Float[Tensor, "tile"], start: int
-) -> Candidates:
+def _above(tile: Float[Tensor, "batch tile"], threshold: float | Float[Tensor, "tile"], start: int) -> Candidates:
     """(row, latent, value) of the tile's entries strictly above the threshold."""
     width = tile.shape[1]
     index = (tile > threshold).view(-1).nonzero().view(-1)
@@ -65,7 +65,7 @@ def select_above(
     """Entries with pre > threshold, one threshold for all latents or one for each."""
     parts = []
     for start, tile in _tiles(x, W, b):
-        here = threshold if isinstance(threshold, float) else threshold[start : start + tile.shape[1]]
+        here = threshold[start : start + tile.shape[1]] if isinstance(threshold, Tensor) else threshold
         parts.append(_above(tile, here, start))
     return Entries.from_pairs(*_join(parts), n_rows=x.shape[0], n_latents=W.shape[1])
 
@@ -83,7 +83,7 @@ def select_batch_topk(
     `hint` is a guess of the smallest selected value, such as the last batch's; the result does not depend on it, only
     the work does: too low costs memory for candidates, too high costs a second encoder product.
     """
-    threshold = max(0.0, MARGIN * hint) if hint else 0.0
+    threshold = max(0.0, MARGIN * hint) if hint and math.isfinite(hint) else 0.0
     while True:
         found = _scan_running(x, W, b, count, threshold)
         if len(found[2]) >= count or threshold == 0.0:

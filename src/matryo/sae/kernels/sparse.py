@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -103,7 +102,7 @@ class _DecodeLosses(torch.autograd.Function):
         with torch.enable_grad():
             weight = value.detach().requires_grad_(ctx.needs_input_grad[0])
             shares = _weighted_sums(W_dec.detach(), entries.latent, bag_start, weight)
-        residual = shares.detach().view(len(target), len(levels), -1).neg()
+        residual = shares.detach().view(len(target), len(levels), target.shape[1]).neg()
         residual[:, 0] += target - b_dec
         for level in range(1, len(levels)):
             residual[:, level] += residual[:, level - 1]
@@ -137,9 +136,7 @@ class _DecodeLosses(torch.autograd.Function):
         return grad_value, grad_W, grad_b, grad_target, None, None
 
 
-def _bags(
-    entries: Entries, levels: tuple[int, ...]
-) -> tuple[Int[Tensor, "entries"], Int[Tensor, "bags_and_one"]]:
+def _bags(entries: Entries, levels: tuple[int, ...]) -> tuple[Int[Tensor, "entries"], Int[Tensor, "bags_and_one"]]:
     """For every entry the bag row·len(levels) + level index, and where each bag's entries start."""
     if len(levels) == 1:
         return entries.row, entries.row_start
@@ -158,6 +155,6 @@ def _weighted_sums(
     weight: Float[Tensor, "entries"],
 ) -> Float[Tensor, "bags d"]:
     """Σ over each bag's entries of weight · table[index]."""
-    return F.embedding_bag(
+    return torch.nn.functional.embedding_bag(
         index, table, start, mode="sum", per_sample_weights=weight, include_last_offset=True
     )
