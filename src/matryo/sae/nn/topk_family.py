@@ -17,8 +17,8 @@ from matryo.sae.nn.config import SAEConfig
 class TopKFamily(SAE):
     """An SAE whose training rule is a top-k and whose inference rule may be one threshold θ for all latents.
 
-    At inference z = pre · 1[pre > θ], with θ such that calibration tokens have k active latents on average. One θ serves
-    all levels: a latent's activity then does not depend on the others', so that any prefix can be used alone.
+    At inference z = pre · 1[pre > θ], with θ such that calibration tokens have k active latents on average. One θ
+    serves all levels: a latent's activity then does not depend on the others', so that any prefix can be used alone.
     """
 
     threshold: Tensor
@@ -81,21 +81,20 @@ class TopKFamily(SAE):
 
 @torch.no_grad()
 def _mean_l0_threshold(sae: SAE, batches: list[Tensor]) -> float:
-    """The value that exactly k · tokens positive pre-activations of all the batches exceed."""
+    """The value that exactly k · tokens positive pre-activations of all the batches exceed; 0 when there are fewer."""
     wanted = sae.config.k * sum(len(x) for x in batches)
     spread = 2
     while True:
         # A batch may hold more than its share of the largest values: keep `spread` times its share, verify, widen.
-        values, complete = [], []
+        values, cut_at = [], 0.0
         for x in batches:
             share = min(spread * sae.config.k, sae.config.n_latents) * len(x)
             value = select_batch_topk(sae._centred(x), sae.W_enc, sae.b_enc, share).value
             values.append(value)
-            complete.append(float(value.min()) if len(value) == share else 0.0)
+            if 0 < share == len(value) and spread * sae.config.k < sae.config.n_latents:
+                cut_at = max(cut_at, float(value.min()))
         pool = torch.cat(values)
-        if len(pool) <= wanted:
-            return 0.0
-        threshold = float(torch.topk(pool, wanted + 1, sorted=False).values.min())
-        if threshold >= max(complete) or spread * sae.config.k >= sae.config.n_latents:
+        threshold = float(torch.topk(pool, wanted + 1, sorted=False).values.min()) if len(pool) > wanted else 0.0
+        if threshold >= cut_at:
             return threshold
         spread *= 2
