@@ -16,7 +16,7 @@ from matryo.sae.nn.config import SAEConfig
 
 @final
 class JumpReLU(SAE):
-    """z = pre · 1[pre > θ], one learned threshold θ_j > 0 per latent, with sparsity = l0_weight · (L0 / k − 1)².
+    """z = relu(pre) · 1[pre > θ], one learned threshold θ_j per latent, with sparsity = l0_weight · (L0 / k − 1)².
 
     The jump has no gradient; within a window of width ε (`config.bandwidth`) around θ it is estimated by
 
@@ -52,29 +52,32 @@ class JumpReLU(SAE):
 
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
         chosen = select_batch_topk(centred, self.W_enc, self.b_enc, self.config.k * len(centred))
-        self.threshold.fill_(float(chosen.value.min()))
+        if len(chosen.value):
+            self.threshold.fill_(float(chosen.value.min()))
 
     def _own_tensors(self) -> dict[str, int]:
         return {"threshold": 1}
 
     def _apply(self, fn: Any, recurse: bool = True) -> JumpReLU:
-        """Convert like any module, but never keep θ in less than float32."""
-        before = self.threshold.data
+        """Convert like any module, but never keep θ or its gradient in less than float32."""
+        before, grad = self.threshold.data, self.threshold.grad
         super()._apply(fn, recurse)
         if self.threshold.dtype in (torch.bfloat16, torch.float16):
+            self.threshold.grad = None
             self.threshold.data = before.to(self.threshold.device, torch.float32)
+            self.threshold.grad = None if grad is None else grad.to(self.threshold)
         return self
 
 
 class _Jump(torch.autograd.Function):
-    """(pre · 1[pre > θ], 1[pre > θ]) with straight-through gradients of θ."""
+    """(z, 1[z > 0]) with straight-through gradients of θ; the second in the dtype of θ, for an exact count."""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
-        active = pre > threshold
+        active = (pre > threshold) & (pre > 0)
         ctx.save_for_backward(pre, threshold, active)
         ctx.bandwidth = bandwidth
-        return pre * active, active.to(pre.dtype)
+        return pre * active, active.to(threshold.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
