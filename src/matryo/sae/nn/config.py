@@ -1,6 +1,8 @@
 """The hyper-parameters of one autoencoder. Imports no torch, so that command lines stay quick."""
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 from matryo.spine.errors import unknown
@@ -25,7 +27,7 @@ class SAEConfig:
     k: int = 32
     "Mean active latents per token: exact for topk and batch_topk, a target for jumprelu, unused by relu and gated."
     levels: tuple[int, ...] | Literal["none", "nested", "sampled"] = "none"
-    "Matryoshka prefix lengths (ascending, last = n_latents), or 'nested' (n/16, n/8, n/4, n/2, n), or 'sampled' per batch."
+    "Matryoshka prefix lengths (ascending, last = n_latents), 'nested' (n/16, n/8, n/4, n/2, n) or 'sampled' per batch."
     level_weights: tuple[float, ...] = ()
     "One weight per level, normalised to sum 1; equal when empty."
     sampled_levels: int = 10
@@ -58,17 +60,18 @@ class SAEConfig:
             raise ValueError(
                 f"k is {self.k}; expected at most n_latents = {self.n_latents}: lower k or raise n_latents"
             )
-        if self.bandwidth <= 0:
+        if not 0 < self.bandwidth < math.inf:
             raise ValueError(f"bandwidth is {self.bandwidth}; expected a positive number, such as 0.5")
         for name in ("l1", "l0_weight", "aux_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number of 0 or more")
         lengths = self.lengths
         if self.level_weights and (self.levels == "sampled" or len(self.level_weights) != len(lengths)):
             raise ValueError(
                 f"level_weights has {len(self.level_weights)} numbers; expected {len(lengths)}, one per fixed level"
             )
-        if any(weight < 0 for weight in self.level_weights) or (self.level_weights and not sum(self.level_weights)):
+        usable = all(0 <= weight < math.inf for weight in self.level_weights)
+        if not usable or (self.level_weights and not sum(self.level_weights)):
             raise ValueError(f"level_weights is {self.level_weights}; expected numbers of 0 or more, not all 0")
 
     @property
@@ -80,7 +83,7 @@ class SAEConfig:
             fractions = (1.0,) if self.levels == "none" else NESTED
             return tuple(sorted({max(1, int(part * self.n_latents)) for part in fractions}))
         levels = tuple(self.levels)
-        ascending = all(a < b for a, b in zip(levels, levels[1:], strict=False))
+        ascending = all(a < b for a, b in pairwise(levels))
         if not levels or not ascending or levels[0] < 1 or levels[-1] != self.n_latents:
             raise ValueError(
                 f"levels is {levels}; expected ascending prefix lengths whose last is n_latents = {self.n_latents}"
@@ -106,5 +109,5 @@ class SAEConfig:
 
 
 def _positive(name: str, value: int) -> None:
-    if value < 1:
+    if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is {value}; expected a whole number of 1 or more")
