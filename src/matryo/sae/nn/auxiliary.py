@@ -18,7 +18,7 @@ def aux_loss(
     residual: Float[Tensor, "batch d_out"],
     dead: Bool[Tensor, "n_latents"] | None,
 ) -> Float[Tensor, ""]:
-    """How much of the residual the dead latents leave unexplained; 0 when none is dead.
+    """How much of the residual the dead latents leave unexplained; 0 when none is dead or e is alike for all tokens.
 
     With e (batch, d_out) the detached residual of the full reconstruction, and for each token the aux_k dead latents of
     largest pre-activation:
@@ -29,7 +29,7 @@ def aux_loss(
     pre-activation is negative (a plain relu would leave a latent that is negative everywhere dead for ever). Only the
     dead columns are computed.
 
-    Reference: Gao et al., "Scaling and evaluating sparse autoencoders" (2024), who do without the straight-through part.
+    Reference: Gao et al., "Scaling and evaluating sparse autoencoders" (2024), without the straight-through part.
     """
     if dead is None or sae.config.aux_weight == 0 or not bool(dead.any()):
         return residual.new_zeros(())
@@ -47,4 +47,7 @@ def aux_loss(
     z = pre + (torch.relu(pre) - pre).detach()
     error = (residual - z @ W_dec).square().sum(1).mean()
     spread = (residual - residual.mean(0)).square().sum(1).mean()
-    return error / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+    limits = torch.finfo(spread.dtype)
+    # A batch of one token has no spread; what is left of it is rounding.
+    varies = spread > limits.eps * residual.square().sum(1).mean()
+    return error * varies / spread.clamp_min(limits.tiny)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from matryo.sae.kernels import Entries, decode, decode_losses, pre_acts_at
 from matryo.sae.nn.auxiliary import aux_loss
 from matryo.sae.nn.config import SAEConfig
+from matryo.sae.nn.folding import fold_scale
 from matryo.sae.nn.initial import geometric_median
 from matryo.sae.nn.levels import draw_levels, level_weights
 
@@ -139,7 +140,7 @@ class SAE(nn.Module, ABC):
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """x̂ of every token, differentiable, computed at the active entries only."""
         z, entries = self._entries(x.reshape(-1, x.shape[-1]))
-        return decode(z, entries, self.W_dec, self.b_dec).view(*x.shape[:-1], -1)
+        return decode(z, entries, self.W_dec, self.b_dec).view(*x.shape[:-1], self.W_dec.shape[1])
 
     def loss(
         self,
@@ -164,16 +165,17 @@ class SAE(nn.Module, ABC):
         Raises:
             ValueError: x or target has another width than the configuration.
         """
-        self._check_width(x, self.config.d_in, "x")
+        centred = self._centred(x)
         target = x if target is None else target
         self._check_width(target, self.W_dec.shape[1], "target")
-        centred = self._centred(x)
         entries = self._select(centred, hint)
         pre = self._pre_acts(x, centred, entries)
         z = self._activate(pre, entries)
         levels = draw_levels(self.config, generator)
         per_level, residual = decode_losses(z, entries, self.W_dec, self.b_dec, target, levels)
         sparsity = self._sparsity(pre, z, entries, target, levels, sparsity_scale)
+        if x.requires_grad:
+            centred = centred + (x - x.detach()).to(centred)
         aux = aux_loss(self, centred, residual, dead)
         weights = level_weights(self.config, len(levels), per_level)
         total = (weights * per_level).sum() + self.config.aux_weight * aux + sparsity
@@ -192,11 +194,10 @@ class SAE(nn.Module, ABC):
         """The autoencoder made of the first `level` latents alone, with copied parameters."""
         if not 1 <= level <= self.config.n_latents:
             raise ValueError(f"level is {level}; expected 1 to {self.config.n_latents} (levels: {self.config.lengths})")
-        if level == self.config.n_latents:
-            levels = self.config.levels
-        else:
-            levels = tuple(m for m in self.config.lengths if m < level) + (level,) if self.config.nested else "none"
-        config = replace(self.config, n_latents=level, k=min(self.config.k, level), levels=levels, level_weights=())
+        config = self.config
+        if level < config.n_latents:
+            levels = (*(m for m in config.lengths if m < level), level) if config.nested else "none"
+            config = replace(config, n_latents=level, k=min(config.k, level), levels=levels, level_weights=())
         part = build(config).to(self.W_dec)
         state = self.state_dict()
         for name in ("b_enc", *self._own_tensors()):
@@ -232,13 +233,7 @@ class SAE(nn.Module, ABC):
 
         Decoder rows keep their norms; latents, biases and thresholds are then in the units of the raw target.
         """
-        scale_out = scale_in if scale_out is None else scale_out
-        self.W_enc.mul_(scale_in / scale_out)
-        self.b_enc.div_(scale_out)
-        self.b_dec.div_(scale_out)
-        state = self.state_dict()
-        for name, power in self._own_tensors().items():
-            state[name].div_(scale_out**power)
+        fold_scale(self, scale_in, scale_in if scale_out is None else scale_out)
 
     @torch.no_grad()
     def project_gradient(self) -> None:
@@ -256,13 +251,19 @@ class SAE(nn.Module, ABC):
     # Inside -----------------------------------------------------------------------------------------------------
 
     def _entries(self, x: Float[Tensor, "batch d_in"]) -> tuple[Float[Tensor, "entries"], Entries]:
-        self._check_width(x, self.config.d_in, "x")
         centred = self._centred(x)
         entries = self._select(centred, None)
         return self._activate(self._pre_acts(x, centred, entries), entries), entries
 
     def _centred(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
-        return x.detach() if self.config.transcoder else x.detach() - self.b_dec.detach()
+        """What the encoder's product reads, detached and in the weights' dtype."""
+        self._check_width(x, self.config.d_in, "x")
+        x = x.detach()
+        if not self.config.transcoder:
+            x = x - self.b_dec.detach()
+        elif x.is_inference():
+            x = x.clone()  # autograd refuses to keep what a model computed in inference mode
+        return x.to(self.W_enc.dtype)
 
     def _pre_acts(
         self, x: Float[Tensor, "batch d_in"], centred: Float[Tensor, "batch d_in"], entries: Entries

@@ -7,15 +7,14 @@
 | topk with levels, batch_topk, jumprelu | jumprelu | the same and threshold (n_latents,) |
 | gated | gated | W_enc, b_gate, b_mag, r_mag, W_dec, b_dec |
 
-A transcoder's architecture has the suffix or name `transcoder`, and cfg.json a `d_out`. What SAELens does not know stands
-under `metadata.matryo`: the full configuration and the SHA-256 of the weights.
+A transcoder's architecture has the suffix or name `transcoder`, and cfg.json a `d_out`. What SAELens does not know
+stands under `metadata.matryo`: the full configuration and the SHA-256 of the weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from matryo.sae.nn.base import SAE, build
 from matryo.sae.nn.config import SAEConfig
+from matryo.sae.nn.folding import fold_decoder_norms, shift_pre_acts
 from matryo.sae.nn.topk_family import TopKFamily
 from matryo.spine.config import from_dict
 from matryo.spine.errors import unknown
@@ -50,11 +50,11 @@ def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any]) -> None:
     Raises:
         ValueError: an SAE that infers by threshold has none yet, or a gated transcoder (no such format).
     """
-    folder.mkdir(parents=True, exist_ok=True)
     architecture = _architecture(sae)
+    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{WEIGHTS}.partial"
     save_file(_to_saelens(sae, architecture), partial)
-    os.replace(partial, folder / WEIGHTS)
+    partial.replace(folder / WEIGHTS)
     config: dict[str, Any] = {
         "architecture": architecture,
         "d_in": sae.config.d_in,
@@ -79,11 +79,11 @@ def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any]) -> None:
     }
     partial = folder / f"{CONFIG}.partial"
     partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
-    os.replace(partial, folder / CONFIG)
+    partial.replace(folder / CONFIG)
 
 
 def load_sae(folder: Path) -> SAE:
-    """Read a folder written here or by SAELens 6, in eval mode.
+    """Read a folder written here or by SAELens 6, in eval mode, with weights of at least float32.
 
     Raises:
         ValueError: not such a folder, an altered file, or a feature of SAELens that is not supported (named).
@@ -95,15 +95,19 @@ def load_sae(folder: Path) -> SAE:
         raise ValueError(
             f"{folder / WEIGHTS} cannot be read ({error}); expected SAE weights: copy them again"
         ) from None
-    ours = config.get("metadata", {}).get("matryo")
+    ours = (config.get("metadata") or {}).get("matryo")
     if ours:
-        if file_sha256(folder / WEIGHTS) != ours["weights_sha256"]:
-            raise ValueError(f"{folder / WEIGHTS} is not the file {CONFIG} was written with: copy the folder again")
-        sae_config = from_dict(SAEConfig, ours["config"], where=str(folder / CONFIG))
+        if file_sha256(folder / WEIGHTS) != ours.get("weights_sha256"):
+            raise ValueError(
+                f"{folder / WEIGHTS} is not the file {CONFIG} was written with: copy the folder again, or, if another "
+                f"program changed the weights on purpose, remove metadata.matryo from {CONFIG}"
+            )
+        sae_config = from_dict(SAEConfig, ours.get("config", {}), where=str(folder / CONFIG))
     else:
         sae_config = _foreign_config(config, folder)
     sae = build(sae_config)
     try:
+        sae.to(torch.promote_types(tensors["W_dec"].dtype, torch.float32))
         sae.load_state_dict(_from_saelens(sae, tensors, config))
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -121,9 +125,14 @@ def read_config(folder: Path) -> dict[str, Any]:
             )
         raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected an SAE folder of matryo or SAELens 6")
     try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG} is not valid JSON ({error}); expected an SAE's configuration") from None
+    if not isinstance(config, dict) or not isinstance(config.get("metadata") or {}, dict):
+        raise ValueError(
+            f"{folder / CONFIG} is not an SAE's configuration; expected an object with an object 'metadata'"
+        )
+    return config
 
 
 def _architecture(sae: SAE) -> str:
@@ -154,16 +163,17 @@ def _to_saelens(sae: SAE, architecture: str) -> dict[str, Tensor]:
 
 
 def _from_saelens(sae: SAE, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    state = dict(tensors)
+    state = {name: value.to(sae.W_dec.dtype) for name, value in tensors.items()}
     if sae.config.kind == "gated":
         state["b_enc"] = state.pop("b_gate")
     if isinstance(sae, TopKFamily):
         state["threshold"] = state["threshold"][0] if "threshold" in state else torch.tensor(float("nan"))
-    if not config["apply_b_dec_to_input"] and not sae.config.transcoder:
+    if not config.get("apply_b_dec_to_input", True) and not sae.config.transcoder:
         # (x − b_dec) W + b with b = b_enc + b_dec W is x W + b_enc.
-        state["b_enc"] = state["b_enc"] + state["b_dec"] @ state["W_enc"]
-        if "b_mag" in state:
-            state["b_mag"] = state["b_mag"] + (state["b_dec"] @ state["W_enc"]) * state["r_mag"].exp()
+        shift_pre_acts(state, state["b_dec"] @ state["W_enc"])
+    if config.get("rescale_acts_by_decoder_norm"):
+        # A TopK that ranks pre · ‖W_dec row‖ ranks pre once the norms are folded in.
+        fold_decoder_norms(state)
     return state
 
 
@@ -178,15 +188,8 @@ def _foreign_config(config: dict[str, Any], folder: Path) -> SAEConfig:
             raise ValueError(
                 f"{folder / CONFIG} has {key} = {config[key]!r}; expected 'none': fold it with SAELens first"
             )
-    if config.get("rescale_acts_by_decoder_norm"):
-        raise ValueError(
-            f"{folder / CONFIG} rescales activations by decoder norm; expected not: load it in SAELens with fold_W_dec_norm=True and save"
-        )
-    config.setdefault("apply_b_dec_to_input", True)
-    return SAEConfig(
-        kind=KIND_OF[base],  # pyright: ignore[reportArgumentType]
-        d_in=config["d_in"],
-        n_latents=config["d_sae"],
-        k=config.get("k", 1),
-        d_out=config.get("d_out") if "transcoder" in architecture else None,
-    )
+    values = {"kind": KIND_OF[base], "d_in": config.get("d_in"), "n_latents": config.get("d_sae")}
+    values["k"] = config.get("k") if base == "topk" else 1
+    if "transcoder" in architecture:
+        values["d_out"] = config.get("d_out") or 0
+    return from_dict(SAEConfig, values, where=str(folder / CONFIG))
