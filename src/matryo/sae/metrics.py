@@ -20,8 +20,12 @@ def fvu(x: Float[Tensor, "tokens d"], x_hat: Float[Tensor, "tokens d"]) -> float
 
 
 def ce_recovered(ce_clean: float, ce_spliced: float, ce_ablated: float) -> float:
-    """(CE_ablated − CE_spliced) / (CE_ablated − CE_clean): 1 when splicing costs nothing, 0 when it is like ablating."""
-    return (ce_ablated - ce_spliced) / (ce_ablated - ce_clean)
+    """(CE_ablated − CE_spliced) / (CE_ablated − CE_clean): 1 when splicing costs nothing, 0 when it equals ablating.
+
+    nan when ablating costs nothing.
+    """
+    room = ce_ablated - ce_clean
+    return (ce_ablated - ce_spliced) / room if room else float("nan")
 
 
 @dataclass
