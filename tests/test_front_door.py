@@ -1,0 +1,295 @@
+"""The front door: help, flags of every command, layering of values, and errors in one line."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from cyclopts import Parameter
+
+from matryo import cli
+from matryo.sae.commands.room import COMMANDS
+from matryo.spine import progress
+
+HEAVY = ("torch", "transformers", "datasets", "matplotlib", "pyarrow", "safetensors", "tokenizers", "rich.progress")
+ROOM_HEAVY = (*HEAVY, "numpy", "jinja2", "matryo.sae.recipes", "matryo.spine.run")
+
+
+def importable(command):
+    if importlib.util.find_spec(f"matryo.sae.commands.{command}") is None:
+        pytest.skip(f"matryo.sae.commands.{command} is not written yet")
+    return cli.find(["sae", command])
+
+
+def matryo(*arguments, **environment):
+    call = [sys.executable, "-W", "error", "-m", "matryo", *arguments]
+    return subprocess.run(call, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+def imported_by(*arguments):
+    """Run a command line in a new process; return what it printed and the modules it imported."""
+    code = (
+        "import sys, json; from matryo.cli import run; code = run(sys.argv[1:]);"
+        "print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    code, modules = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0
+    return done.stdout, modules
+
+
+# --- help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sae", "--help"], ["sae"], ["--version"]])
+def test_help_of_house_and_room_imports_neither_torch_nor_a_command(arguments):
+    shown, modules = imported_by(*arguments)
+    assert not set(ROOM_HEAVY) & set(modules)
+    assert not [m for m in modules if m.startswith("matryo.sae.commands.") and not m.endswith(".room")]
+    if "sae" in arguments:
+        assert all(name in shown and line.split()[0] in shown for name, line in COMMANDS.items())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_has_two_examples_and_imports_no_torch(command):
+    importable(command)
+    shown, modules = imported_by("sae", command, "--help")
+    assert not set(HEAVY) & set(modules)
+    lines = cli.examples(cli.find(["sae", command]))
+    assert len(lines) >= 2, "give the docstring two lines `matryo sae ...` under Examples:"
+    flat = " ".join(shown.split())
+    assert all(" ".join(line.split()) in flat for line in lines)
+    assert "--config FILE" in flat
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_parses(command, monkeypatch):
+    found = importable(command)
+    monkeypatch.setattr(cli, "_config_file", None)
+    for line in cli.examples(found):
+        words = line.split("#")[0].split()
+        assert words[:3] == ["matryo", "sae", command]
+        function, _, _ = cli.app.parse_args(cli.prepare(words[1:]), exit_on_error=False, print_error=False)
+        assert function is found.default_command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_parameter_is_described(command):
+    shown = importable(command).assemble_argument_collection(parse_docstring=True)
+    missing = [a.name for a in shown if a.show and not a.parameter.help and not a.children]
+    assert not missing, "put a docstring under the field, or a line under Args:"
+
+
+# --- values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    k: int = 32
+    kind: Literal["topk", "relu"] = "topk"
+    levels: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise ValueError(f"k = {self.k}: expected a positive number,\n  give --sae.k 32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    n_latents: int = 5
+    rate: float | None = 0.5
+    on: bool = False
+    text: tuple[str, ...] = ("pydocs",)
+    sae: Part = field(default_factory=Part)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """A command `matryo sae fake`, and recipes; gives the list of calls."""
+    calls = []
+
+    def command(
+        recipe: str = "base", /, *, config: Annotated[Config, Parameter(name="*")] = Config(), out: Path = Path("runs")
+    ):
+        """Do something.
+
+        Examples:
+            matryo sae fake
+            matryo sae fake big --sae.k 3
+        """
+        calls.append((recipe, config, out))
+        if out.name == "fail":
+            open(out / "nothing")  # noqa: PTH123, SIM115
+        if out.name == "stop":
+            raise KeyboardInterrupt
+        if out.name == "bug":
+            raise RuntimeError("ours")
+        if out.name == "need":
+            import a_package_that_is_not_there  # noqa: F401  # pyright: ignore[reportMissingImports]
+        if out.name == "three":
+            return 3
+        return "printed by nobody"
+
+    recipes = type(sys)("matryo.sae.recipes")
+    table = {"base": {}, "big": {"n_latents": 99, "sae.k": 64, "sae.levels": (7, 8), "of_another_command": 1}}
+    recipes.recipe = table.__getitem__  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "matryo.sae.recipes", recipes)
+    room = cli.find(["sae"])
+    room.command(command, name="fake")
+    yield calls
+    del room["fake"]
+    cli.prepare([])
+
+
+def test_a_flag_wins_over_the_file_over_the_recipe_over_the_default(fake, tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text('rate = "none"\ntext = ["a", "b"]\n[sae]\nk = 3\nkind = "relu"\n')
+    call = ["sae", "fake", "big", "--config", str(file), "--sae.kind", "topk", "--out", "elsewhere"]
+    assert cli.run(call) == 0
+    recipe, config, out = fake[0]
+    assert (recipe, out) == ("big", Path("elsewhere"))
+    assert config.sae == Part(k=3, kind="topk", levels=(7, 8))
+    assert (config.n_latents, config.rate, config.text, config.on) == (99, None, ("a", "b"), False)
+
+
+def test_the_default_recipe_counts_and_no_file_is_remembered(fake, tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text("on = true\n")
+    assert cli.run(["sae", "fake", f"--config={file}"]) == 0
+    assert cli.run(["sae", "fake"]) == 0
+    assert [call[1].on for call in fake] == [True, False]
+
+
+def test_a_run_folders_config_is_a_config_file(fake, tmp_path):
+    from matryo.spine.config import to_toml
+
+    wanted = Config(n_latents=3, rate=None, on=True, text=(), sae=Part(k=1, kind="relu", levels=(4,)))
+    to_toml(wanted, tmp_path / "config.toml")
+    assert cli.run(["sae", "fake", "big", "--config", str(tmp_path / "config.toml")]) == 0
+    assert fake[0][1] == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("n_latent = 3", "c.toml: unknown config key 'n_latent': did you mean 'n_latents'?"),
+        ("[sae]\nlevel = [3]", "c.toml: unknown config key 'sae.level': did you mean 'sae.levels'?"),
+        ("recipe = 'big'", "c.toml: unknown config key 'recipe'"),
+        ("n_latents = 'x'", 'unable to convert "x" into int'),
+        ("n_latents = = 3", "c.toml is not TOML"),
+        (None, "c.toml: No such file or directory"),
+    ],
+)
+def test_a_wrong_config_file_is_one_line(fake, tmp_path, capsys, text, message):
+    if text is not None:
+        (tmp_path / "c.toml").write_text(text)
+    assert cli.run(["sae", "fake", "--config", str(tmp_path / "c.toml")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not fake
+
+
+# --- flags of every command
+
+
+@pytest.mark.parametrize(("flags", "mode"), [([], "auto"), (["--quiet"], "quiet"), (["--json"], "json")])
+def test_progress_flags_may_stand_anywhere(fake, flags, mode):
+    for call in ([*flags, "sae", "fake"], ["sae", "fake", *flags, "--on"], ["sae", "fake", *flags]):
+        assert cli.run(call) == 0
+        assert progress._mode == mode
+
+
+def test_after_two_dashes_nothing_is_a_flag(fake):
+    assert cli.prepare(["sae", "fake", "--on", "--", "--quiet"]) == ["sae", "fake", "--on", "--", "--quiet"]
+    assert progress._mode == "auto"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--quiet", "--json"], "exclude each other"),
+        (["--config"], "needs the name"),
+        (["--config="], "needs the name"),
+    ],
+)
+def test_wrong_flags_of_every_command(fake, capsys, flags, message):
+    assert cli.run(["sae", "fake", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_registered_line_does_not_hide_the_whole_help(fake, capsys):
+    assert cli.run(["sae", "fake", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("Do something.") < shown.index("--sae.levels") < shown.index("matryo sae fake big --sae.k 3")
+    assert not fake
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sea"], "unknown room 'sea': did you mean 'sae'? (see matryo --help)"),
+        (["sae", "fak"], "unknown command 'fak': did you mean 'fake'? (see matryo sae --help)"),
+        (["sae", "fake", "--n-latent", "3"], "unknown flag '--n-latent': did you mean '--n-latents'?"),
+        (["sae", "fake", "--quite"], "unknown flag '--quite': did you mean '--quiet'?"),
+        (["sae", "fake", "big", "b"], "unexpected argument 'b'"),
+        (["sae", "fake", "--n-latents", "x"], 'Invalid value for --n-latents: unable to convert "x" into int.'),
+        (["sae", "fake", "--sae.kind", "topkk"], 'Did you mean "topk"?'),
+        (["sae", "fake", "--sae.k", "0"], "k = 0: expected a positive number, give --sae.k 32"),
+        (["sae", "fake", "--out", "/fail"], "/fail/nothing: No such file or directory"),
+        (["sae", "fake", "--out", "need"], "'a_package_that_is_not_there' is not installed: pip install 'matryo[all]'"),
+        (["sae", "fake", "--n-latents"], "--n-latents requires an argument"),
+    ],
+)
+def test_an_error_of_the_users_is_one_line_and_exit_2(fake, capsys, arguments, message):
+    assert cli.run(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("matryo: error: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_an_error_of_ours_keeps_its_traceback(fake):
+    with pytest.raises(RuntimeError, match="ours"):
+        cli.run(["sae", "fake", "--out", "bug"])
+
+
+def test_a_traceback_can_be_asked_for(fake, monkeypatch):
+    monkeypatch.setenv("MATRYO_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="k = 0"):
+        cli.run(["sae", "fake", "--sae.k", "0"])
+
+
+def test_exit_codes_of_an_interrupt_and_of_a_command(fake, capsys):
+    assert cli.run(["sae", "fake", "--out", "stop"]) == 130
+    assert capsys.readouterr().err == "matryo: interrupted\n"
+    assert cli.run(["sae", "fake", "--out", "three"]) == 3
+    assert cli.run(["sae", "fake"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_mistake_in_a_real_process_prints_one_line():
+    done = matryo("sae", "tarin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "matryo: error: unknown command 'tarin': did you mean 'train'? (see matryo sae --help)\n"
+
+
+def test_version_is_the_packages():
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", matryo("--version").stdout)
+
+
+def test_a_reader_who_leaves_early_gets_no_error():
+    call = f"{sys.executable} -m matryo sae --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", call], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode in (0, 1, 141)
