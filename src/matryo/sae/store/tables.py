@@ -1,0 +1,256 @@
+"""Rows of activations to read: a store's shards, or an array of any origin."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matryo.sae.store.layout import SPLITS, ShardFiles, slots_of
+from matryo.sae.store.writer import FORMAT, MANIFEST
+from matryo.spine.errors import unknown
+from matryo.spine.fetch import file_sha256
+from matryo.spine.seeding import numpy_generator
+
+
+class Activations(Protocol):
+    """What the readers of activations rely on."""
+
+    d_in: int
+    scale: float
+    shuffled: bool
+    "Whether consecutive rows are already in random order."
+
+    def rows(self, split: str) -> np.ndarray:
+        """The numbers of a split's rows, outliers left out."""
+        ...
+
+    def gather(self, split: str, index: np.ndarray) -> Tensor:
+        """Those rows, as they are stored."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows are of, with hashes."""
+        ...
+
+
+class ActivationStore:
+    """A finished store. Every shard's hash is checked when it is first read."""
+
+    shuffled = True
+
+    def __init__(self, folder: Path) -> None:
+        """Open a folder written by `StoreWriter`.
+
+        Raises:
+            OSError: there is no finished store, or a shard is missing.
+            ValueError: a shard has another size than the manifest says.
+        """
+        self.folder = folder
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} holds no {MANIFEST}; expected a finished store: resume its harvest")
+        try:
+            self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is not valid JSON ({error}); expected a store's manifest: harvest again"
+            ) from None
+        if self.manifest.get("format") != FORMAT:
+            raise ValueError(f"{path} has format {self.manifest.get('format')}; expected {FORMAT}: harvest again")
+        self.d_in: int = self.manifest["d_in"]
+        self.scale: float = self.manifest["scale"]
+        self.files = {
+            split: ShardFiles(folder, split, rows, self.d_in, self.manifest["dtype"], self.manifest["shard_rows"])
+            for split, rows in self.manifest["rows"].items()
+        }
+        self._open: dict[tuple[str, int], Tensor] = {}
+        for split, files in self.files.items():
+            for shard in range(files.count):
+                _check_size(files.path(shard), files.bytes_in(shard), split)
+
+    @cached_property
+    def _kept(self) -> dict[str, np.ndarray]:
+        kept = {}
+        for split, files in self.files.items():
+            keep = np.ones(files.rows, dtype=bool)
+            keep[self.manifest["outliers"][split]] = False
+            kept[split] = np.flatnonzero(keep)
+        return kept
+
+    def rows(self, split: str) -> np.ndarray:
+        """The slots of a split, outliers left out."""
+        _check_split(split)
+        return self._kept[split]
+
+    def gather(self, split: str, index: np.ndarray) -> Tensor:
+        """The activations of slots, in the order asked for.
+
+        Raises:
+            ValueError: a shard was altered, or holds a NaN or infinite value (shard and row are named).
+        """
+        files = self.files[split]
+        shard = index // files.shard_rows
+        out: Tensor | None = None
+        for number in np.unique(shard):
+            mine = torch.from_numpy(np.flatnonzero(shard == number))
+            local = torch.from_numpy(index[shard == number] - number * files.shard_rows)
+            rows = self._shard(split, int(number))[local]
+            if not math.isfinite(float(rows.sum(dtype=torch.float64))):
+                bad = int(local[(~torch.isfinite(rows)).any(1)][0])
+                raise ValueError(
+                    f"row {bad} of {files.path(int(number))} is NaN or infinite; expected finite numbers: harvest again"
+                )
+            if out is None:
+                out = rows.new_empty(len(index), self.d_in)
+            out[mine] = rows
+        return torch.empty(0, self.d_in) if out is None else out
+
+    def identity(self) -> dict[str, Any]:
+        """What the activations are of."""
+        return self.manifest["about"]
+
+    def _shard(self, split: str, number: int) -> Tensor:
+        if (split, number) not in self._open:
+            path = self.files[split].path(number)
+            if file_sha256(path) != self.manifest["shards"][split][number]["sha256"]:
+                raise ValueError(f"shard {path} was altered since it was written; expected its hash: harvest again")
+            self._open[split, number] = self.files[split].open(number)
+        return self._open[split, number]
+
+
+class ArrayActivations:
+    """A tensor (rows, d_in), split at random into train, calibration and held-out rows."""
+
+    shuffled = False
+
+    def __init__(self, array: Tensor, name: str = "tensor", heldout: float = 0.05, seed: int = 0) -> None:
+        """Wrap a tensor, which may be a memory map.
+
+        Args:
+            array: the activations, floating point.
+            name: what errors call it.
+            heldout: share of the rows in the held-out split, and again in the calibration split.
+            seed: of the split.
+
+        Raises:
+            ValueError: it has another shape, too few rows, no floating point, or a NaN or infinite value.
+        """
+        if array.dim() != 2 or not array.is_floating_point():
+            raise ValueError(f"{name} is {array.dtype} of shape {tuple(array.shape)}; expected floating (rows, d_in)")
+        if len(array) < 3:
+            raise ValueError(
+                f"{name} has {len(array)} rows; expected at least 3, for training, calibration and held-out"
+            )
+        self.array, self.name, self.d_in = array, name, array.shape[1]
+        order = slots_of(len(array), seed, "split").astype(np.int64)
+        part = max(1, int(heldout * len(array)))
+        cuts = np.split(order, [part, 2 * part])
+        self._split: dict[str, np.ndarray] = dict(
+            zip(("heldout", "calibration", "train"), map(np.sort, cuts), strict=True)
+        )
+        self.scale = self._measure()
+
+    def _measure(self) -> float:
+        total = 0.0
+        for start in range(0, len(self.array), 65_536):
+            norms = self.array[start : start + 65_536].double().square().sum(1)
+            if not bool(torch.isfinite(norms).all()):
+                bad = start + int((~torch.isfinite(norms)).nonzero()[0])
+                raise ValueError(f"row {bad} of {self.name} is NaN or infinite; expected finite numbers: drop the row")
+            total += float(norms.sum())
+        if not total > 0:
+            raise ValueError(f"all rows of {self.name} are 0; expected activations")
+        return math.sqrt(self.d_in * len(self.array) / total)
+
+    def rows(self, split: str) -> np.ndarray:
+        """The rows of a split, ascending."""
+        _check_split(split)
+        return self._split[split]
+
+    def gather(self, split: str, index: np.ndarray) -> Tensor:
+        """Those rows of the array."""
+        return self.array[torch.from_numpy(index)]
+
+    def identity(self) -> dict[str, Any]:
+        """Its name and shape."""
+        return {"array": self.name, "shape": list(self.array.shape), "dtype": str(self.array.dtype)}
+
+
+def open_activations(source: Tensor | str | Path) -> ActivationStore | ArrayActivations:
+    """A tensor, a `.npy` or `.safetensors` file (`FILE#NAME` for one of several tensors), or a store's folder.
+
+    Raises:
+        ValueError: it is none of these (pickles are refused), or is damaged.
+        OSError: it does not exist.
+    """
+    if isinstance(source, Tensor):
+        return ArrayActivations(source)
+    text, _, key = str(source).partition("#")
+    path = Path(text)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a store, a .npy or a .safetensors file")
+    if path.is_dir():
+        return ActivationStore(path)
+    if path.suffix == ".npy":
+        try:
+            # Copy-on-write, as PyTorch wants writable memory; object arrays are pickles and refused by NumPy.
+            array = np.load(path, mmap_mode="c", allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read ({error}); expected a .npy file of numbers, no pickle") from None
+        if array.dtype not in (np.float16, np.float32, np.float64):
+            raise ValueError(f"{path} holds {array.dtype}; expected float16, float32 or float64")
+        return ArrayActivations(torch.from_numpy(array), str(path))
+    if path.suffix == ".safetensors":
+        return ArrayActivations(_from_safetensors(path, key), str(source))
+    raise ValueError(f"{path} is neither a store nor a .npy or .safetensors file; expected one of these (no pickles)")
+
+
+def _from_safetensors(path: Path, key: str) -> Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}); expected a complete .safetensors file") from None
+    if not key and len(tensors) == 1:
+        return next(iter(tensors.values()))
+    if key not in tensors:
+        raise unknown(f"tensor in {path}", key, tensors, fix=f"name one as {path.name}#NAME")
+    return tensors[key]
+
+
+def _check_size(path: Path, expected: int, split: str) -> None:
+    size = path.stat().st_size if path.exists() else -1
+    if size < 0:
+        raise FileNotFoundError(
+            f"shard {path} of the {split} split is missing; expected {expected:,} bytes: harvest again"
+        )
+    if size != expected:
+        raise ValueError(f"shard {path} has {size:,} bytes; expected {expected:,}: it was cut short, harvest again")
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+
+
+def shuffled_order(table: Activations, split: str, seed: int, epoch: int, chunk: int) -> np.ndarray:
+    """The order in which one pass reads a split's rows.
+
+    A shuffled store is read in long chunks, in random order: random single rows from a cold file would be ten times
+    slower. Any other array is permuted row by row.
+    """
+    rows = table.rows(split)
+    generator = numpy_generator(seed, "pass", split, epoch)
+    if not table.shuffled:
+        return generator.permutation(rows)
+    pieces = np.array_split(rows, max(1, -(-len(rows) // chunk)))
+    return np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])

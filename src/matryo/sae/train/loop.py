@@ -1,0 +1,230 @@
+"""The training loop: one read of each batch, one step of every autoencoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matryo.sae.nn import SAE, Loss
+from matryo.sae.nn.base import unit_scale
+from matryo.sae.nn.topk_family import TopKFamily
+from matryo.sae.train.batches import Batch, BatchSource
+from matryo.sae.train.checkpoint import Checkpoints
+from matryo.sae.train.config import TrainConfig
+from matryo.sae.train.member import Member
+
+Metrics = dict[str, float]
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: everything is saved
+    """Training was asked to stop; a checkpoint has been written."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run did: steps and tokens, the scale that was folded in, the last metrics of each autoencoder."""
+
+    steps: int
+    tokens: int
+    scale: float
+    seconds: float
+    last: dict[str, Metrics]
+
+
+def train(
+    saes: SAE | Iterable[SAE] | Mapping[str, SAE],
+    batches: Iterable[Any],
+    config: TrainConfig | None = None,
+    *,
+    calibration: Iterable[Tensor] | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
+    on_step: Callable[[int, Metrics], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    fresh: bool = True,
+) -> TrainResult:
+    """Train any number of autoencoders in place, in one pass over the batches.
+
+    Each batch is read once, scaled so that E‖x‖² = d_in (one scale for the run, from `batches.scale` or the first
+    batch), and given to every autoencoder in turn. At the end inference thresholds are calibrated and the scale is
+    folded in: the autoencoders then take raw activations, in eval mode.
+
+    Args:
+        saes: one autoencoder, several, or several by name.
+        batches: any iterable of (batch, d_in) tensors, or of (x, target) pairs for transcoders. Begun anew when it ends
+            before `config.steps`, if it can be.
+        config: the optimiser and schedule.
+        calibration: raw activations held back from training, on which inference thresholds are set. Without them the
+            mean selection boundary of the last batches is used.
+        checkpoints: where to write checkpoints.
+        resume: go on from the newest checkpoint; weights then equal an uninterrupted run's bit for bit on the same
+            machine and thread count.
+        on_step: called with (steps done, metrics by "name/metric") every `config.log_every` steps and after the last.
+        should_stop: asked after every step; when true a checkpoint is written and `Interrupted` raised.
+        fresh: set b_dec and thresholds from the first batch; False to go on training given weights.
+
+    Raises:
+        ValueError: no batch, unknown number of steps, widths that differ, NaN or infinite values (the row is named).
+        Interrupted: `should_stop` said so.
+    """
+    config = config or TrainConfig()
+    run = _Run(_named(saes), BatchSource(batches), config, checkpoints)
+    run.begin(batches, resume, fresh)
+    run.loop(on_step, should_stop)
+    return run.finish(calibration)
+
+
+class _Run:
+    """The state of one call of `train`."""
+
+    def __init__(
+        self, saes: dict[str, SAE], source: BatchSource, config: TrainConfig, checkpoints: Checkpoints | None
+    ) -> None:
+        self.members = {name: Member(sae, config) for name, sae in saes.items()}
+        self.source, self.config, self.checkpoints = source, config, checkpoints
+        self.step, self.tokens, self.scale, self.target_scale = 0, 0, 1.0, 1.0
+        self.steps = 0
+        self.first: Batch | None = None
+        self.began = time.monotonic()
+        self.last: dict[str, Metrics] = {}
+
+    def begin(self, batches: Iterable[Any], resume: bool, fresh: bool) -> None:
+        self.steps = self.config.steps or _length(batches)
+        saved = self.checkpoints.newest() if resume and self.checkpoints else None
+        if saved is not None:
+            self._restore(*saved)
+            return
+        self.first = self.source.take()
+        if self.first is None:
+            raise ValueError("there are 0 batches; expected at least one")
+        x, target = self.first
+        # float(): a store's manifest may hold the scale of all its tokens, which is better than one batch's.
+        self.scale = float(getattr(batches, "scale", None) or unit_scale(x))
+        self.target_scale = self.scale if target is None else unit_scale(target)
+        x, target = self._scaled(self.first)
+        for member in self.members.values():
+            if fresh:
+                member.sae._check_width(x, member.sae.config.d_in, "x")
+                member.sae.initialise(x, target)
+            else:
+                member.sae.rescale(1 / self.scale, 1 / self.target_scale)
+
+    def loop(self, on_step: Callable[[int, Metrics], None] | None, should_stop: Callable[[], bool]) -> None:
+        saved_at = self.step
+        while self.step < self.steps:
+            batch = self.first or self.source.take()
+            self.first = None
+            if batch is None:
+                raise ValueError(
+                    f"the batches ended at step {self.step} of {self.steps}; expected more: lower steps, or give an "
+                    "iterable that can begin anew, such as a list"
+                )
+            x, target = self._scaled(batch)
+            losses = {name: m.step(x, target, self.step, self.steps) for name, m in self.members.items()}
+            self.step += 1
+            self.tokens += len(x)
+            if self.step % self.config.log_every == 0 or self.step == self.steps:
+                self._report(losses, x if target is None else target, on_step)
+            every = self.config.checkpoint_every
+            stop = should_stop()
+            if self.checkpoints and (stop or self.step == self.steps or (every and self.step % every == 0)):
+                self._save()
+                saved_at = self.step
+            if stop and self.step < self.steps:
+                raise Interrupted(f"stopped at step {self.step}, last checkpoint at step {saved_at}")
+
+    @torch.no_grad()
+    def finish(self, calibration: Iterable[Tensor] | None) -> TrainResult:
+        held = None if calibration is None else [batch[0] for batch in map(self._scaled_x, calibration)]
+        for member in self.members.values():
+            sae = member.sae
+            if held is not None:
+                sae.calibrate(held)
+            elif isinstance(sae, TopKFamily) and sae.by_threshold and member.boundary_weight:
+                sae.threshold.fill_(member.boundary / member.boundary_weight)
+            sae.rescale(self.scale, self.target_scale)
+            sae.eval()
+        return TrainResult(self.step, self.tokens, self.scale, time.monotonic() - self.began, self.last)
+
+    def _scaled(self, batch: Batch) -> Batch:
+        x, target = batch
+        like = next(iter(self.members.values())).sae.W_dec
+        return (
+            x.to(like) * self.scale,
+            None if target is None else target.to(like) * self.target_scale,
+        )
+
+    def _scaled_x(self, item: Any) -> Batch:
+        return self._scaled((item[0] if isinstance(item, tuple | list) else item, None))
+
+    def _report(self, losses: dict[str, Loss], target: Tensor, on_step: Callable[[int, Metrics], None] | None) -> None:
+        flat: Metrics = {"tokens": self.tokens}
+        spread = float((target - target.mean(0)).square().sum())
+        for name, loss in losses.items():
+            member = self.members[name]
+            numbers: Metrics = {
+                "loss": float(loss.total.detach()),
+                "fvu": float(loss.residual.square().sum()) / spread if spread else float("nan"),
+                "l0": loss.entries.l0,
+                "dead": member.dead_fraction(),
+                "aux": float(loss.aux),
+                "lr": member.optimiser.param_groups[0]["lr"],
+            }
+            self.last[name] = numbers
+            flat |= {f"{name}/{key}": value for key, value in numbers.items()}
+        if on_step:
+            on_step(self.step, flat)
+
+    def _save(self) -> None:
+        assert self.checkpoints is not None
+        tensors: dict[str, Tensor] = {}
+        plain: dict[str, Any] = {"tokens": self.tokens, "steps": self.steps, "source": self.source.state()}
+        plain |= {"scale": self.scale, "target_scale": self.target_scale, "last": self.last, "members": {}}
+        for name, member in self.members.items():
+            own, values = member.state()
+            tensors |= {f"{name}|{key}": value for key, value in own.items()}
+            plain["members"][name] = values
+        self.checkpoints.write(self.step, tensors, plain)
+
+    def _restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        if set(plain["members"]) != set(self.members) or plain["steps"] != self.steps:
+            raise ValueError(
+                f"the checkpoint is of {sorted(plain['members'])} for {plain['steps']} steps; expected "
+                f"{sorted(self.members)} for {self.steps}: resume with the run's own configuration"
+            )
+        for name, member in self.members.items():
+            own = {key.split("|", 1)[1]: value for key, value in tensors.items() if key.split("|", 1)[0] == name}
+            member.restore(own, plain["members"][name])
+        self.step, self.tokens, self.last = plain["step"], plain["tokens"], plain["last"]
+        self.scale, self.target_scale = plain["scale"], plain["target_scale"]
+        self.source.restore(plain["source"])
+
+
+def _named(saes: SAE | Iterable[SAE] | Mapping[str, SAE]) -> dict[str, SAE]:
+    if isinstance(saes, SAE):
+        saes = [saes]
+    named: dict[str, SAE] = {}
+    if isinstance(saes, Mapping):
+        named |= saes
+    else:
+        for sae in saes:
+            if sae.config.name in named:
+                raise ValueError(
+                    f"two SAEs are called {sae.config.name}; expected different ones: give a dict of names"
+                )
+            named[sae.config.name] = sae
+    if not named:
+        raise ValueError("there are 0 SAEs; expected at least one")
+    return named
+
+
+def _length(batches: Iterable[Any]) -> int:
+    length = len(batches) if hasattr(batches, "__len__") else 0  # pyright: ignore[reportArgumentType]
+    if not length:
+        raise ValueError("the number of steps is unknown; expected TrainConfig(steps=…) or batches with a length")
+    return length

@@ -1,0 +1,115 @@
+"""One autoencoder in training: its optimiser, its dead latents, what the next batch can learn from the last."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matryo.sae.nn import SAE, Loss
+from matryo.sae.train.config import TrainConfig
+from matryo.spine.seeding import torch_generator
+
+
+class Member:
+    """One autoencoder with everything that changes as it trains.
+
+    `state()` and `restore()` carry all of it, so that a resumed run goes on bit for bit.
+    """
+
+    def __init__(self, sae: SAE, config: TrainConfig) -> None:
+        self.sae = sae.train()
+        self.config = config
+        self.lr = config.lr or 2e-4 * math.sqrt(2**14 / sae.config.n_latents)
+        self.optimiser = torch.optim.Adam(sae.parameters(), lr=self.lr, betas=config.betas, fused=True)
+        self.generator = torch_generator(sae.config.seed, "levels")
+        self.silent_tokens = torch.zeros(sae.config.n_latents, dtype=torch.long, device=sae.W_dec.device)
+        self.hint: float | None = None
+        self.boundary = 0.0
+        self.boundary_weight = 0.0
+
+    def step(self, x: Tensor, target: Tensor | None, step: int, steps: int) -> Loss:
+        """One gradient step on a scaled batch."""
+        dead = self.silent_tokens >= self.config.dead_after
+        loss = self.sae.loss(
+            x,
+            target,
+            dead=dead,
+            hint=self.hint,
+            generator=self.generator,
+            sparsity_scale=self.config.sparsity_factor(step, steps),
+        )
+        if not math.isfinite(float(loss.total.detach())):
+            raise ValueError(_not_finite(self.sae, loss, x, step))
+        loss.total.backward()
+        self.sae.project_gradient()
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.config.clip, foreach=True)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * self.config.lr_factor(step, steps)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.sae.normalise_rows()
+        self._remember(loss, len(x))
+        return loss
+
+    def _remember(self, loss: Loss, tokens: int) -> None:
+        fired = loss.entries.latent[loss.entries.value > 0]
+        self.silent_tokens += tokens
+        self.silent_tokens[fired] = 0
+        if loss.smallest is not None:
+            self.hint = loss.smallest
+            # The selection boundary, averaged over about the last 20 batches: inference's threshold when no
+            # calibration batches are given. The weight corrects the average's start.
+            self.boundary = 0.95 * self.boundary + 0.05 * loss.smallest
+            self.boundary_weight = 0.95 * self.boundary_weight + 0.05
+
+    def dead_fraction(self) -> float:
+        """Share of latents that have been silent for `dead_after` tokens."""
+        return float((self.silent_tokens >= self.config.dead_after).double().mean())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values to write to a checkpoint."""
+        tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
+        for index, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
+        tensors["silent_tokens"] = self.silent_tokens
+        tensors["generator"] = self.generator.get_state()
+        plain = {"hint": self.hint, "boundary": self.boundary, "boundary_weight": self.boundary_weight}
+        return {name: value.detach().contiguous() for name, value in tensors.items()}, plain
+
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Take up a checkpoint's tensors and plain values."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            head, _, rest = name.partition(".")
+            parts.setdefault(head, {})[rest] = value
+        self.sae.load_state_dict(parts["sae"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts.get("adam", {}).items():
+            index, _, moment = name.partition(".")
+            state.setdefault(int(index), {})[moment] = value
+        parameters = list(self.sae.parameters())
+        for index, moments in state.items():
+            for name, value in moments.items():
+                # Moments of W_enc keep its memory order, as the fused optimiser reads both side by side.
+                like = parameters[index]
+                if value.shape == like.shape:
+                    moments[name] = torch.empty_like(like, requires_grad=False).copy_(value)
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        self.silent_tokens.copy_(tensors["silent_tokens"])
+        self.generator.set_state(tensors["generator"])
+        self.hint, self.boundary = plain["hint"], plain["boundary"]
+        self.boundary_weight = plain["boundary_weight"]
+
+
+def _not_finite(sae: SAE, loss: Loss, x: Tensor, step: int) -> str:
+    bad = (~torch.isfinite(x)).any(1).nonzero().view(-1)
+    if len(bad):
+        return (
+            f"row {int(bad[0])} of batch {step} has NaN or infinite activations; expected finite numbers: drop the row"
+        )
+    return f"the loss of {sae.config.name} is {float(loss.total)} at step {step}; expected a finite number: lower lr"
