@@ -1,8 +1,12 @@
 from .documents import Document as Document
 from .documents import Source as Source
+from .files import FileSource as FileSource
+from .hub import HubSource as HubSource
 from .packs import PACKS as PACKS
 from .packs import Pack as Pack
 from .packs import PackSource as PackSource
+from .pydocs import PydocsSource as PydocsSource
 from .rows import RowsConfig as RowsConfig
 from .rows import TokenRows as TokenRows
 from .rows import pack_rows as pack_rows
+from .sources import open_source as open_source

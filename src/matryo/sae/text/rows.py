@@ -6,36 +6,25 @@ documents unless `RowsConfig.separator` is set: the usual separator is BOS itsel
 BOS as an attention sink with an activation many times the usual norm, which would then sit in the middle of rows
 where an autoencoder trains on it. The `document` array says where one document ends.
 
-The split. Each group gets u = hash(seed, group) ∈ [0, 1). Of the first 64 groups the `heldout_fraction` with the
-smallest u is held out (at least one, and not all), of later groups those with u < heldout_fraction. So it depends on
-the seed and the groups, not on the budget. Where this leaves a part without a full row, the unit of the split becomes
-the document, and at last the row (the last rows are held out); `TokenRows.split_by` records which it was.
+How the two parts are made is told in `matryo.sae.text.split`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matryo.sae.text.documents import Document, Source
+from matryo.sae.text.split import SplitBy, assign, batches, interleave
 
 Encode = Callable[[list[str]], list[list[int]]]
-SplitBy = Literal["group", "document", "row"]
-
-_LOOK_AHEAD_GROUPS = 64
-_LOOK_AHEAD_CHARS = 64_000_000
-_PIECE_CHARS = 1 << 16  # long texts are encoded in pieces, so that a small budget stays cheap
-_BATCH_CHARS = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +90,7 @@ class TokenRows:
         record = {"digest": self.digest(), "split_by": self.split_by, "names": self.names}
         partial = folder / ".rows.partial.json"
         partial.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, folder / "rows.json")
+        partial.replace(folder / "rows.json")
 
     @classmethod
     def load(cls, folder: Path) -> TokenRows:
@@ -168,10 +157,10 @@ def _pack_parts(
     """Pack with whole groups or documents on one side; None if that leaves a part without a row."""
     n_train, n_heldout = _wanted_rows(config)
     parts = {"train": _Packer(config, n_train), "heldout": _Packer(config, n_heldout)}
-    part_of, stream = _assign(_interleave(sources), config, by)
+    part_of, stream = assign(interleave(sources), by, config.heldout_fraction, config.seed)
     if part_of is None:
         return None
-    for batch in _batches((part_of(document), document) for document in stream):
+    for batch in batches((part_of(document), document) for document in stream):
         batch = [(name, document, text) for name, document, text in batch if not parts[name].full]
         for (name, document, _), ids in zip(batch, encode([text for *_, text in batch]), strict=True):
             parts[name].add(ids, document)
@@ -185,7 +174,7 @@ def _pack_last_rows(sources: Sequence[Source], encode: Encode, bos_id: int, conf
     """Pack everything in order and hold out the last rows: for a single document."""
     n_train, n_heldout = _wanted_rows(config)
     packer = _Packer(config, None if n_train is None or n_heldout is None else n_train + n_heldout)
-    for batch in _batches(("", document) for document in _interleave(sources)):
+    for batch in batches(("", document) for document in interleave(sources)):
         for (_, document, _), ids in zip(batch, encode([text for *_, text in batch]), strict=True):
             packer.add(ids, document)
         if packer.full:
@@ -204,87 +193,6 @@ def _pack_last_rows(sources: Sequence[Source], encode: Encode, bos_id: int, conf
         "train": TokenRows(rows.tokens[:cut], rows.document[:cut], rows.names, "row"),
         "heldout": TokenRows(rows.tokens[cut:], rows.document[cut:], rows.names, "row"),
     }
-
-
-def _assign(
-    stream: Iterator[Document], config: RowsConfig, by: SplitBy
-) -> tuple[Callable[[Document], str] | None, Iterator[Document]]:
-    """The part of each document, and the stream again with what was read ahead put back.
-
-    The function is None if there are fewer than two units.
-    """
-    if config.heldout_fraction == 0:
-        return (lambda _: "train"), stream
-    ahead: list[Document] = []
-    units: set[str] = set()
-    n_chars = 0
-    for document in stream:
-        ahead.append(document)
-        units.add(_unit(document, by))
-        n_chars += len(document.text)
-        if len(units) >= _LOOK_AHEAD_GROUPS or n_chars >= _LOOK_AHEAD_CHARS:
-            break
-    if len(units) < 2:
-        return None, stream
-    n_heldout = min(max(1, round(len(units) * config.heldout_fraction)), len(units) - 1)
-    heldout = set(sorted(units, key=lambda unit: _place(config.seed, unit))[:n_heldout])
-
-    def part_of(document: Document) -> str:
-        unit = _unit(document, by)
-        held = unit in heldout if unit in units else _place(config.seed, unit) < config.heldout_fraction
-        return "heldout" if held else "train"
-
-    return part_of, itertools.chain(ahead, stream)
-
-
-def _unit(document: Document, by: SplitBy) -> str:
-    return document.group if by == "group" else document.name
-
-
-def _place(seed: int, unit: str) -> float:
-    """Uniform in [0, 1), the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{unit}".encode()).digest()[:8]) / 2**64
-
-
-def _interleave(sources: Sequence[Source]) -> Iterator[Document]:
-    """Documents of all sources, each next one from the source that gave the fewest characters so far."""
-    streams = {index: source.documents() for index, source in enumerate(sources)}
-    given = dict.fromkeys(streams, 0)
-    while streams:
-        index = min(streams, key=lambda index: (given[index], index))
-        document = next(streams[index], None)
-        if document is None:
-            del streams[index]
-        else:
-            given[index] += len(document.text)
-            yield document
-
-
-def _batches(stream: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document, str]]]:
-    """(part, document, piece of its text), in batches of about `_BATCH_CHARS` characters."""
-    batch: list[tuple[str, Document, str]] = []
-    n_chars = 0
-    for part, document in stream:
-        for text in _pieces(document.text):
-            batch.append((part, document, text))
-            n_chars += len(text)
-            if n_chars >= _BATCH_CHARS:
-                yield batch
-                batch, n_chars = [], 0
-    if batch:
-        yield batch
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """The text cut before a white space wherever it is longer than `_PIECE_CHARS`."""
-    start = 0
-    while len(text) - start > _PIECE_CHARS:
-        end = start + _PIECE_CHARS
-        cut = max(text.rfind("\n", start + 1, end), text.rfind(" ", start + 1, end))
-        cut = cut if cut > start else end
-        yield text[start:cut]
-        start = cut
-    yield text[start:]
 
 
 @dataclass
