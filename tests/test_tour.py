@@ -1,0 +1,41 @@
+"""Every example of every command, run for real, in one folder, in the order a newcomer would type them.
+
+An example that needs a download says so in a comment, "# downloads ...", and is not run here.
+"""
+
+import importlib.util
+import shlex
+
+import pytest
+
+from matryo import cli
+from matryo.sae.commands.room import COMMANDS
+
+
+def lines():
+    for command in COMMANDS:
+        if importlib.util.find_spec(f"matryo.sae.commands.{command}") is None:
+            skip = pytest.mark.skip(f"matryo.sae.commands.{command} is not written yet")
+            yield pytest.param(f"matryo sae {command}", marks=skip)
+            continue
+        for line in cli.examples(cli.find(["sae", command])):
+            yield pytest.param(line, marks=pytest.mark.skip("downloads")) if "# downloads" in line else line
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tour")
+
+
+@pytest.mark.parametrize("line", list(lines()))
+def test_example_runs(line, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert cli.run(shlex.split(line, comments=True)[1:]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.strip(), "a command ends by saying what it made, and where"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_that_needs_no_download(command):
+    if importlib.util.find_spec(f"matryo.sae.commands.{command}") is None:
+        pytest.skip(f"matryo.sae.commands.{command} is not written yet")
+    assert any("# downloads" not in line for line in cli.examples(cli.find(["sae", command])))
