@@ -22,8 +22,8 @@ CPU_PASS_TOKENS = 2048
 the matrix product's rate, passes of 8,192 at 0.7 (SmolLM2 and GPT-2 sizes, rows of 256, one thread)."""
 
 
-class _ReachedLastSite(BaseException):  # noqa: N818 - a signal; not an Exception, which a model's own code might catch
-    """Ends a forward pass: every site has been read."""
+class _ReachedLastSite(BaseException):
+    """Ends a forward pass: every site has been read. Not an Exception, which a model's own code might catch."""
 
 
 @torch.no_grad()

