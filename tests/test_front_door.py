@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from matryo import cli
 from matryo.sae.commands.room import COMMANDS
 from matryo.spine import progress
+from matryo.spine.errors import check_space
 
 HEAVY = ("torch", "transformers", "datasets", "matplotlib", "pyarrow", "safetensors", "tokenizers", "rich.progress")
 ROOM_HEAVY = (*HEAVY, "numpy", "jinja2", "matryo.sae.recipes", "matryo.spine.run")
@@ -62,7 +63,7 @@ def test_help_of_a_command_has_two_examples_and_imports_no_torch(command):
     shown, modules = imported_by("sae", command, "--help")
     assert not set(HEAVY) & set(modules)
     lines = cli.examples(cli.find(["sae", command]))
-    assert len(lines) >= 2, "give the docstring two lines `matryo sae ...` under Examples:"
+    assert len(lines) >= 2, "give the docstring two lines `matryo sae ...` under Examples"
     flat = " ".join(shown.split())
     assert all(" ".join(line.split()) in flat for line in lines)
     assert "--config FILE" in flat
@@ -126,6 +127,8 @@ def fake(monkeypatch):
         calls.append((recipe, config, out))
         if out.name == "fail":
             open(out / "nothing")  # noqa: PTH123, SIM115
+        if out.name == "full":
+            check_space(out, 2**60, "the store")
         if out.name == "stop":
             raise KeyboardInterrupt
         if out.name == "bug":
@@ -137,7 +140,11 @@ def fake(monkeypatch):
         return "printed by nobody"
 
     recipes = type(sys)("matryo.sae.recipes")
-    table = {"base": {}, "big": {"n_latents": 99, "sae.k": 64, "sae.levels": (7, 8), "of_another_command": 1}}
+    table = {
+        "base": {},
+        "big": {"n_latents": 99, "sae.k": 64, "sae.levels": (7, 8), "of_another_command": 1},
+        "odd": {"rate": None, "on": False, "text": (), "sae": {"k": 2, "kind": "relu"}},
+    }
     recipes.recipe = table.__getitem__  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "matryo.sae.recipes", recipes)
     room = cli.find(["sae"])
@@ -164,6 +171,11 @@ def test_the_default_recipe_counts_and_no_file_is_remembered(fake, tmp_path):
     assert cli.run(["sae", "fake", f"--config={file}"]) == 0
     assert cli.run(["sae", "fake"]) == 0
     assert [call[1].on for call in fake] == [True, False]
+
+
+def test_a_recipe_may_hold_none_false_and_nothing_and_be_nested(fake):
+    assert cli.run(["sae", "fake", "odd"]) == 0
+    assert fake[0][1] == Config(rate=None, on=False, text=(), sae=Part(k=2, kind="relu"))
 
 
 def test_a_run_folders_config_is_a_config_file(fake, tmp_path):
@@ -224,6 +236,17 @@ def test_wrong_flags_of_every_command(fake, capsys, flags, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("heading", ["Examples:\n        ", "Examples\n    --------\n        "])
+def test_examples_are_found_in_both_docstring_styles(heading):
+    def command(a: int = 0):
+        pass
+
+    command.__doc__ = (
+        f"Do.\n\n    matryo sae no-example\n\n    {heading}matryo sae x\n        matryo sae y --a 3  # note\n"
+    )
+    assert cli.examples(App(default_command=command)) == ["matryo sae x", "matryo sae y --a 3  # note"]
+
+
 def test_a_registered_line_does_not_hide_the_whole_help(fake, capsys):
     assert cli.run(["sae", "fake", "--help"]) == 0
     shown = capsys.readouterr().out
@@ -246,6 +269,7 @@ def test_a_registered_line_does_not_hide_the_whole_help(fake, capsys):
         (["sae", "fake", "--sae.kind", "topkk"], 'Did you mean "topk"?'),
         (["sae", "fake", "--sae.k", "0"], "k = 0: expected a positive number, give --sae.k 32"),
         (["sae", "fake", "--out", "/fail"], "/fail/nothing: No such file or directory"),
+        (["sae", "fake", "--out", "/full"], "error: no space for the store"),
         (["sae", "fake", "--out", "need"], "'a_package_that_is_not_there' is not installed: pip install 'matryo[all]'"),
         (["sae", "fake", "--n-latents"], "--n-latents requires an argument"),
     ],

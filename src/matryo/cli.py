@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cyclopts import (
     App,
     CycloptsError,
+    Parameter,
     UnknownCommandError,
     UnknownOptionError,
     UnusedCliTokensError,
@@ -23,14 +24,13 @@ from matryo.spine.errors import unknown
 from matryo.spine.progress import set_mode
 
 GLOBAL_FLAGS = {
-    "--config": "FILE  Take what no flag gives from this TOML file, such as a run folder's config.toml.",
-    "--quiet": "      Show results and errors only, no progress.",
-    "--json": "       Print progress and results as JSON, one object a line.",
+    "--config FILE": "Values from a TOML file, such as a run's config.toml.",
+    "--quiet": "Results and errors only, no progress.",
+    "--json": "Progress and results as JSON, one object a line.",
 }
 ROOMS = {"sae": "Sparse autoencoders on a language model's activations."}
 
-_EPILOGUE = "Every command also takes:\n" + "\n".join(f"  {flag} {line}" for flag, line in GLOBAL_FLAGS.items())
-
+_EPILOGUE = "Every command also takes:\n" + "\n".join(f"  {f:15}{line}" for f, line in GLOBAL_FLAGS.items())
 _config_file: Path | None = None  # of --config; set by `prepare` for the command that follows
 
 
@@ -38,12 +38,12 @@ def layer(command: App, commands: tuple[str, ...], arguments: ArgumentCollection
     """Fill what no flag gave, for cyclopts: flag > `--config` file > recipe > default.
 
     A command's parameter called `recipe` names a recipe of its room: `matryo.ROOM.recipes.recipe(name)` gives a dict of
-    field values, dotted for nested fields. Values the command has no field for are passed over, as a recipe serves
+    field values, nested as the fields are. Values the command has no field for are passed over, as a recipe serves
     several commands; an unknown key of the file is an error.
     """
-    if _config_file is not None:
-        from matryo.spine.config import flatten, read_toml
+    from matryo.spine.config import flatten, read_toml  # late: help needs none of it
 
+    if _config_file is not None:
         values = flatten(read_toml(_config_file))
         for key in values:
             if not _takes(arguments, key):
@@ -54,7 +54,7 @@ def layer(command: App, commands: tuple[str, ...], arguments: ArgumentCollection
         if argument.field_info.name == "recipe":
             name = argument.tokens[0].value if argument.tokens else argument.field_info.default
             if isinstance(name, str):
-                recipe = import_module(f"matryo.{commands[0]}.recipes").recipe(name)
+                recipe = flatten(import_module(f"matryo.{commands[0]}.recipes").recipe(name))
                 values = {key: value for key, value in recipe.items() if _takes(arguments, key)}
                 update_argument_collection(values, f"recipe {name}", arguments, root_keys=(), allow_unknown=False)
 
@@ -66,6 +66,11 @@ def _takes(arguments: ArgumentCollection, key: str) -> bool:
         return False
 
 
+def _shown(default: Any) -> Any:
+    """How help shows a default: as it is typed; None is not shown."""
+    return " ".join(map(str, default)) if isinstance(default, tuple) else default
+
+
 app = App(
     name="matryo",
     help="Three rooms, one spine; `matryo ROOM --help` lists a room's commands.",
@@ -73,6 +78,7 @@ app = App(
     help_epilogue=_EPILOGUE,
     version=lambda: sys.modules["matryo"].__version__,
     config=layer,
+    default_parameter=Parameter(negative_iterable=(), show_default=_shown),
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
@@ -112,7 +118,7 @@ def run(arguments: Sequence[str]) -> int:
 def prepare(arguments: Sequence[str]) -> list[str]:
     """Act on the flags that every command takes, and return the other arguments.
 
-    Also gives the named command its whole help: the line under which it is registered would stand in its place.
+    For --help, also gives the command its whole help: the line it is registered with would stand in its place.
     """
     global _config_file
     before, dashes, after = list(arguments), [], []
@@ -133,7 +139,8 @@ def prepare(arguments: Sequence[str]) -> list[str]:
         elif token not in ("--quiet", "--json"):
             kept.append(token)
     _config_file = Path(file) if file else None
-    _whole_help(find(kept))
+    if {"--help", "-h"} & set(kept):
+        _whole_help(find(kept))
     return kept + dashes + after
 
 
@@ -148,14 +155,18 @@ def find(tokens: Sequence[str]) -> App:
 
 
 def examples(command: App) -> list[str]:
-    """List the command lines under "Examples:" in a command's docstring."""
-    section = (inspect.getdoc(command.default_command) or "").partition("Examples:")[2]
-    return [line.strip() for line in section.splitlines() if line.strip().startswith("matryo ")]
+    """List the command lines under "Examples" in a command's docstring, of Google's style or NumPy's."""
+    section = re.split(r"^Examples:?$", inspect.getdoc(command.default_command) or "", maxsplit=1, flags=re.M)[1:]
+    return [line.strip() for line in "".join(section).splitlines() if line.strip().startswith("matryo ")]
 
 
 def _whole_help(command: App) -> None:
     if command.default_command is not None:
-        command.help = inspect.getdoc(command.default_command) or command.help
+        from docstring_parser import parse
+
+        doc = parse(inspect.getdoc(command.default_command) or "")
+        paragraphs = [doc.short_description or "", *re.split(r"\n\s*\n", doc.long_description or "")]
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # the terminal breaks lines
         lines = "".join(f"  {line}\n" for line in examples(command))
         command.help_epilogue = f"Examples:\n{lines}\n{_EPILOGUE}"
 
@@ -166,7 +177,7 @@ def explain(error: Exception) -> str | None:
         case UnknownOptionError():
             names = [name for a in error.argument_collection for name in a.names if name.startswith("--")]
             flag = error.token.keyword or error.token.value
-            return str(unknown("flag", flag, [*names, *GLOBAL_FLAGS, "--help"], _see(error)))
+            return str(unknown("flag", flag, [*names, "--config", "--quiet", "--json", "--help"], _see(error)))
         case UnknownCommandError(unused_tokens=[token, *_], app=App() as where):
             names = [name for name in where if not name.startswith("-")]
             return str(unknown("room" if where is app else "command", token, names, _see(error)))
@@ -180,8 +191,8 @@ def explain(error: Exception) -> str | None:
             if not isinstance(missing, ModuleNotFoundError) or not name or name.partition(".")[0] == "matryo":
                 return None
             return f"the package {name!r} is not installed: pip install 'matryo[all]'"
-        case OSError(filename=str(filename), strerror=str(reason)):
-            return f"{filename}: {reason}"
+        case OSError(strerror=str(reason)):
+            return reason if error.filename is None else f"{error.filename}: {reason}"
     return str(error)
 
 

@@ -164,7 +164,7 @@ def test_a_full_disk_leaves_whole_lines_and_one_line_of_error(tmp_path, monkeypa
         run.log(step=1)
         real = os.write
         monkeypatch.setattr(run_module.os, "write", lambda fd, data: real(fd, data[:7]))  # what a full disk does
-        with pytest.raises(NoSpaceError, match=r"cannot log to .*: disk full; free some space, then resume") as caught:
+        with pytest.raises(NoSpaceError, match=r"cannot log to .*: disk full; free some, then resume") as caught:
             run.log(step=2)
         assert "\n" not in str(caught.value)
         monkeypatch.undo()

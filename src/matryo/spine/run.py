@@ -116,7 +116,9 @@ class RunFolder:
                 raise OSError("disk full")
         except OSError as error:
             os.ftruncate(self._metrics, size)
-            raise NoSpaceError(f"cannot log to {self.path}: {error}; free some space, then resume") from error
+            raise NoSpaceError(
+                f"cannot log to {self.path}: {error.strerror or error}; free some, then resume"
+            ) from error
         for take, _ in self._sinks:
             take(row)
 
