@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from matryo.sae.text.documents import Document, Source
 from matryo.sae.text.split import SplitBy, assign, batches, interleave
 
+_ARRAYS = ("tokens", "document")
+
 Encode = Callable[[list[str]], list[list[int]]]
 
 
@@ -83,7 +85,7 @@ class TokenRows:
         """Write `tokens.npy`, `document.npy` and, last, `rows.json`, each in one step."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, array in (("tokens", self.tokens), ("document", self.document)):
+        for name, array in zip(_ARRAYS, (self.tokens, self.document), strict=True):
             partial = folder / f".{name}.partial.npy"
             np.save(partial, array, allow_pickle=False)
             partial.replace(folder / f"{name}.npy")
@@ -103,11 +105,15 @@ class TokenRows:
         folder = Path(folder)
         if not (folder / "rows.json").is_file():
             raise FileNotFoundError(f"{folder}: expected token rows (rows.json, tokens.npy, document.npy)")
-        record = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
-        arrays = [np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("tokens", "document")]
-        rows = cls(arrays[0], arrays[1], tuple(record["names"]), record["split_by"])
-        if rows.digest() != record["digest"]:
-            raise ValueError(f"{folder}: the token rows do not match their digest; they were altered, pack them again")
+        altered = ValueError(f"{folder}: the token rows do not match their digest; pack them again")
+        try:
+            record = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+            tokens, document = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS)
+            rows = cls(tokens, document, tuple(record["names"]), record["split_by"])
+        except (ValueError, EOFError, KeyError, TypeError) as error:  # cut short, or not what save wrote
+            raise altered from error
+        if rows.digest() != record.get("digest"):
+            raise altered
         return rows
 
 

@@ -40,4 +40,6 @@ def open_source(spec: str, notify: Callable[[str], None] | None = None) -> Sourc
         return PydocsSource()
     if kind in PACKS:
         raise ValueError(f"unknown text source {spec!r}: did you mean 'pack:{kind}'?")
+    if kind == "pydocs":
+        raise ValueError(f"text source {spec!r}: pydocs takes nothing after it, write just 'pydocs'")
     raise unknown("text source", kind, KINDS, "file:PATH, hf:NAME, pack:NAME or pydocs")
