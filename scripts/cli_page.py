@@ -1,6 +1,5 @@
 """Write docs/cli.md from the commands themselves: `python scripts/cli_page.py`; a test fails when it is out of date."""
 
-import importlib.util
 import inspect
 import textwrap
 from pathlib import Path
@@ -27,8 +26,8 @@ def page() -> str:
     ]
     for room, line in cli.ROOMS.items():
         parts += [f"## matryo {room}", line]
-        for name in sorted(n for n in cli.find([room]) if not n.startswith("-")):
-            if importlib.util.find_spec(f"matryo.{room}.commands.{name}"):
+        for name in cli.find([room]):
+            if not name.startswith("-"):
                 parts += section(room, name, cli.find([room, name]))
     return "\n\n".join(parts) + "\n"
 
@@ -42,7 +41,7 @@ def section(room: str, name: str, command: App) -> list[str]:
     for argument in command.assemble_argument_collection(parse_docstring=True):
         if argument.show and not argument.children:
             default = argument.field_info.default
-            shown = "" if default in (inspect.Parameter.empty, None) else f"`{plain(default)}`"
+            shown = "" if default in (inspect.Parameter.empty, None, ()) else f"`{plain(default)}`"
             names = " ".join(f"`{n}`" for n in argument.names if not n.startswith(("--no-", "--empty-")))
             rows.append((names, argument.parameter.help or "", shown))
     return [part for part in [*parts, table(("argument", "", "default"), rows)] if part]

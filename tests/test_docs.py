@@ -15,7 +15,6 @@ from matryo.sae.commands.room import COMMANDS
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.exists()]
 EXAMPLES = [path for path in sorted((ROOT / "src").rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
-WRITTEN = [name for name in COMMANDS if importlib.util.find_spec(f"matryo.sae.commands.{name}")]
 
 
 def cli_page():
@@ -30,7 +29,7 @@ def cli_page():
 def test_the_page_of_commands_is_up_to_date_and_has_them_all():
     page = cli_page()
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page, "run python scripts/cli_page.py"
-    for name in WRITTEN:
+    for name in COMMANDS:
         assert f"### matryo sae {name}\n" in page
 
 
@@ -58,8 +57,6 @@ def test_command_lines_in_pages_parse(page, monkeypatch):
     monkeypatch.setattr(cli, "_config_file", None)
     for line in typed(page):
         tokens = cli.prepare(shlex.split(line, comments=True)[1:])
-        if len(tokens) > 1 and tokens[1] in COMMANDS and tokens[1] not in WRITTEN:
-            pytest.skip(f"matryo sae {tokens[1]} is not written yet")
         cli.app.parse_args(tokens, exit_on_error=False, print_error=False)
 
 

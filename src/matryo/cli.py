@@ -67,8 +67,8 @@ def _takes(arguments: ArgumentCollection, key: str) -> bool:
 
 
 def _shown(default: Any) -> Any:
-    """How help shows a default: as it is typed; None is not shown."""
-    return " ".join(map(str, default)) if isinstance(default, tuple) else default
+    """How help shows a default: as it is typed, and none where there is nothing to type."""
+    return " ".join(map(str, default)) or None if isinstance(default, tuple) else default
 
 
 app = App(

@@ -11,5 +11,5 @@ COMMANDS = {
 }
 
 app = App(name="sae", help="Sparse autoencoders on a language model's activations.")
-for _name, _line in COMMANDS.items():
-    app.command(f"matryo.sae.commands.{_name}:{_name}", name=_name, help=_line)
+for _place, (_name, _line) in enumerate(COMMANDS.items()):
+    app.command(f"matryo.sae.commands.{_name}:{_name}", name=_name, help=_line, sort_key=_place)
