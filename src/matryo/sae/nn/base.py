@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from matryo.sae.kernels import Entries, decode, decode_losses, pre_acts_at
 from matryo.sae.nn.auxiliary import aux_loss
 from matryo.sae.nn.config import SAEConfig
-from matryo.sae.nn.folding import fold_scale
+from matryo.sae.nn.folding import first_latents, fold_scale
 from matryo.sae.nn.initial import geometric_median
 from matryo.sae.nn.levels import draw_levels, level_weights
 
@@ -100,7 +100,7 @@ class SAE(nn.Module, ABC):
         """Set the rule's own parameters from a first batch."""
 
     @abstractmethod
-    def calibrate(self, batches: Iterable[Float[Tensor, "batch d_in"]]) -> None:
+    def calibrate(self, batches: Iterable[Float[Tensor, "_ d_in"]]) -> None:
         """Set what inference needs from held-back training batches; nothing for rules that learn it."""
 
     @abstractmethod
@@ -165,9 +165,8 @@ class SAE(nn.Module, ABC):
         Raises:
             ValueError: x or target has another width than the configuration.
         """
+        target = self._checked(x, target)
         centred = self._centred(x)
-        target = x if target is None else target
-        self._check_width(target, self.W_dec.shape[1], "target")
         entries = self._select(centred, hint)
         pre = self._pre_acts(x, centred, entries)
         z = self._activate(pre, entries)
@@ -192,19 +191,7 @@ class SAE(nn.Module, ABC):
 
     def prefix(self, level: int) -> SAE:
         """The autoencoder made of the first `level` latents alone, with copied parameters."""
-        if not 1 <= level <= self.config.n_latents:
-            raise ValueError(f"level is {level}; expected 1 to {self.config.n_latents} (levels: {self.config.lengths})")
-        config = self.config
-        if level < config.n_latents:
-            levels = (*(m for m in config.lengths if m < level), level) if config.nested else "none"
-            config = replace(config, n_latents=level, k=min(config.k, level), levels=levels, level_weights=())
-        part = build(config).to(self.W_dec)
-        state = self.state_dict()
-        for name in ("b_enc", *self._own_tensors()):
-            state[name] = state[name][:level] if state[name].dim() else state[name]
-        state["W_enc"], state["W_dec"] = state["W_enc"][:, :level], state["W_dec"][:level]
-        part.load_state_dict(state)
-        return part.train(self.training)
+        return first_latents(self, level)
 
     def save(self, folder: Path | str, metadata: dict[str, Any] | None = None) -> None:
         """Write a SAELens-6 folder: cfg.json and sae_weights.safetensors (see `matryo.sae.nn.folder`)."""
@@ -224,7 +211,7 @@ class SAE(nn.Module, ABC):
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "batch d_in"], target: Float[Tensor, "batch d_out"] | None = None) -> None:
         """Set b_dec to the geometric median of a first batch, and the rule's own parameters from it."""
-        self.b_dec.copy_(geometric_median(x if target is None else target))
+        self.b_dec.copy_(geometric_median(self._checked(x, target)))
         self._start(self._centred(x))
 
     @torch.no_grad()
@@ -270,6 +257,13 @@ class SAE(nn.Module, ABC):
     ) -> Float[Tensor, "entries"]:
         b_in = None if self.config.transcoder else self.b_dec
         return pre_acts_at(x, self.W_enc, self.b_enc, b_in, centred, entries)
+
+    def _checked(self, x: Tensor, target: Tensor | None) -> Tensor:
+        """The target, x itself when not given, both of the right width."""
+        self._check_width(x, self.config.d_in, "x")
+        target = x if target is None else target
+        self._check_width(target, self.W_dec.shape[1], "target")
+        return target
 
     def _check_width(self, x: Tensor, width: int, name: str) -> None:
         if x.shape[-1] != width:

@@ -1,7 +1,8 @@
-"""Changes of parameters that leave what an autoencoder computes as it was, up to units."""
+"""Parameters rewritten: another scale of activations, fewer latents, the same function in another form."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,3 +36,22 @@ def fold_scale(sae: SAE, scale_in: float, scale_out: float) -> None:
     state["W_enc"].mul_(scale_in / scale_out)
     for name, power in {"b_enc": 1, "b_dec": 1, **sae._own_tensors()}.items():
         state[name].div_(scale_out**power)
+
+
+def first_latents(sae: SAE, level: int) -> SAE:
+    """A new autoencoder of the first `level` latents."""
+    from matryo.sae.nn.base import build
+
+    config = sae.config
+    if not 1 <= level <= config.n_latents:
+        raise ValueError(f"level is {level}; expected 1 to {config.n_latents} (levels: {config.lengths})")
+    if level < config.n_latents:
+        levels = (*(m for m in config.lengths if m < level), level) if config.nested else "none"
+        config = replace(config, n_latents=level, k=min(config.k, level), levels=levels, level_weights=())
+    state = sae.state_dict()
+    for name in ("b_enc", *sae._own_tensors()):
+        state[name] = state[name][:level] if state[name].dim() else state[name]
+    state["W_enc"], state["W_dec"] = state["W_enc"][:, :level], state["W_dec"][:level]
+    part = build(config).to(sae.W_dec)
+    part.load_state_dict(state)
+    return part.train(sae.training)

@@ -31,7 +31,7 @@ class Gated(SAE):
         self.r_mag = nn.Parameter(torch.zeros(config.n_latents))
         self.b_mag = nn.Parameter(torch.zeros(config.n_latents))
 
-    def calibrate(self, batches: Iterable[Float[Tensor, "batch d_in"]]) -> None:
+    def calibrate(self, batches: Iterable[Float[Tensor, "_ d_in"]]) -> None:
         """Nothing: inference is training's rule."""
 
     def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:

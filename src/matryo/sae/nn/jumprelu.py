@@ -33,7 +33,7 @@ class JumpReLU(SAE):
         super().__init__(config)
         self.threshold = nn.Parameter(torch.full((config.n_latents,), 0.1))
 
-    def calibrate(self, batches: Iterable[Float[Tensor, "batch d_in"]]) -> None:
+    def calibrate(self, batches: Iterable[Float[Tensor, "_ d_in"]]) -> None:
         """Nothing: thresholds are learned."""
 
     def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:

@@ -24,7 +24,7 @@ class ReLU(SAE):
 
     unit_rows = False
 
-    def calibrate(self, batches: Iterable[Float[Tensor, "batch d_in"]]) -> None:
+    def calibrate(self, batches: Iterable[Float[Tensor, "_ d_in"]]) -> None:
         """Nothing: inference is training's rule."""
 
     def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:

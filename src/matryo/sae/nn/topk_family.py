@@ -41,7 +41,7 @@ class TopKFamily(SAE):
         """Whether θ has been set."""
         return not bool(torch.isnan(self.threshold))
 
-    def calibrate(self, batches: Iterable[Float[Tensor, "batch d_in"]]) -> None:
+    def calibrate(self, batches: Iterable[Float[Tensor, "_ d_in"]]) -> None:
         """Set θ, where the rule uses one, so that mean L0 over all tokens of the batches is k.
 
         Raises:
