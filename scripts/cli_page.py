@@ -1,6 +1,7 @@
 """Write docs/cli.md from the commands themselves: `python scripts/cli_page.py`; a test fails when it is out of date."""
 
 import inspect
+import re
 import textwrap
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def page() -> str:
 def section(room: str, name: str, command: App) -> list[str]:
     """Describe one command: what it does, its examples, its arguments."""
     doc = parse(inspect.getdoc(command.default_command) or "")
-    parts = [f"### matryo {room} {name}", doc.short_description or "", doc.long_description or ""]
+    parts = [f"### matryo {room} {name}", literal(doc.short_description), literal(doc.long_description)]
     parts.append(textwrap.indent("\n".join(cli.examples(command)), "    "))
     rows = []
     for argument in command.assemble_argument_collection(parse_docstring=True):
@@ -43,8 +44,14 @@ def section(room: str, name: str, command: App) -> list[str]:
             default = argument.field_info.default
             shown = "" if default in (inspect.Parameter.empty, None, ()) else f"`{plain(default)}`"
             names = " ".join(f"`{n}`" for n in argument.names if not n.startswith(("--no-", "--empty-")))
-            rows.append((names, argument.parameter.help or "", shown))
+            rows.append((names, literal(argument.parameter.help), shown))
     return [part for part in [*parts, table(("argument", "", "default"), rows)] if part]
+
+
+def literal(text: str | None) -> str:
+    """Keep brackets and the like, outside of code, from being Markdown."""
+    parts = (text or "").split("`")
+    return "`".join(part if i % 2 else re.sub(r"([\[\]<>*])", r"\\\1", part) for i, part in enumerate(parts))
 
 
 def plain(default: object) -> str:
