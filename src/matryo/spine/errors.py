@@ -30,11 +30,7 @@ class NoSpaceError(OSError):
 
 
 def check_space(path: Path, need_bytes: int, what: str) -> None:
-    """Refuse to start writing what would not fit.
-
-    Raises:
-        NoSpaceError: The file system of `path`, which need not exist yet, has less than `need_bytes` free.
-    """
+    """Raise NoSpaceError if the file system of `path`, which need not exist yet, has less than `need_bytes` free."""
     here = path.absolute()
     while not here.exists():
         here = here.parent

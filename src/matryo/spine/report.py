@@ -52,11 +52,8 @@ def table(headers: Sequence[str | tuple[str, str]], rows: Iterable[Sequence[Any]
 
     Args:
         headers: A label for each column, or a label and its explanation, shown when pointed at.
-        rows: Cells: strings, numbers, None for nothing, or HTML from the functions here.
+        rows: Cells: strings, numbers, None for nothing, or HTML from the functions here; as many as headers.
         caption: Said below the table.
-
-    Raises:
-        ValueError: A row has another length than the headers.
     """
     cells = [list(row) for row in rows]
     for row in cells:

@@ -81,11 +81,10 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, config: Any, sinks: Sequence[str] = ()) -> "RunFolder":
-        """Resume an unfinished run under the same config; what it logged stays.
+        """Resume an unfinished run; what it logged stays.
 
-        Raises:
-            ValueError: The folder is no run, is finished, or has another config (the differing fields are listed).
-            BlockingIOError: Another process is writing it.
+        A ValueError says that it is no run, is finished, or in which fields its config differs; a BlockingIOError, that
+        another process is writing it.
         """
         path = path.resolve()
         if not (path / "environment.json").is_file():
@@ -102,10 +101,9 @@ class RunFolder:
         return cls(path, config, begun, [_sink_module(sink) for sink in sinks])
 
     def log(self, **numbers: Any) -> None:
-        """Append numbers and short strings, by custom `step` among them, to `metrics.jsonl` and tell the sinks.
+        """Append numbers and short strings (`step` among them, by custom) to `metrics.jsonl`, and tell the sinks.
 
-        Raises:
-            NoSpaceError: The disk is full; the lines before this one stay whole.
+        On a full disk a NoSpaceError is raised, and the lines before this one stay whole.
         """
         row = {k: v.item() if hasattr(v, "item") else v for k, v in numbers.items()}
         row |= {"time": round(time.time(), 3), "session": self._session}
