@@ -46,7 +46,7 @@ class FvuMeter:
         """Add one batch of activations and their reconstructions."""
         if not len(x):
             return
-        x, x_hat = x.double(), x_hat.double()
+        x, x_hat = x.detach().double(), x_hat.detach().double()
         if self.shift is None or self.total is None:
             self.shift, self.total = x.mean(0), torch.zeros_like(x[0])
         moved = x - self.shift
@@ -102,7 +102,7 @@ class MeanMeter:
     def update(self, values: Float[Tensor, "tokens"]) -> None:
         """Add one batch of numbers."""
         self.count += values.numel()
-        self.total += float(values.double().sum())
+        self.total += float(values.detach().double().sum())
 
     def result(self) -> float:
         """The mean; nan when nothing was added."""

@@ -66,10 +66,9 @@ class SAEConfig:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number of 0 or more")
         lengths = self.lengths
+        wanted = "none with sampled levels" if self.levels == "sampled" else f"{len(lengths)}, one per fixed level"
         if self.level_weights and (self.levels == "sampled" or len(self.level_weights) != len(lengths)):
-            raise ValueError(
-                f"level_weights has {len(self.level_weights)} numbers; expected {len(lengths)}, one per fixed level"
-            )
+            raise ValueError(f"level_weights has {len(self.level_weights)} numbers; expected {wanted}")
         usable = all(0 <= weight < math.inf for weight in self.level_weights)
         if not usable or (self.level_weights and not sum(self.level_weights)):
             raise ValueError(f"level_weights is {self.level_weights}; expected numbers of 0 or more, not all 0")
