@@ -122,7 +122,7 @@ def _client(registry: Registry, name: str, version: str, sha256: str, target: Pa
                 f"{name} {version} comes from npm and there is no npm on PATH: install Node.js "
                 f"(apt install npm), {_by_hand(sha256, target)}"
             )
-        flags = ["--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
+        flags = ["--ignore-scripts", "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
         return [npm, "pack", *flags, "--", f"{name}@{version}"]
     flags = ["download", "--no-deps", "--only-binary=:all:", "--quiet", "--retries=1", "--dest=."]
     flags += ["--disable-pip-version-check", "--no-input", f"{name}=={version}"]

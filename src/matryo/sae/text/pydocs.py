@@ -68,6 +68,7 @@ _SKIPPED_FOLDERS = frozenset(
 _MIN_DOCSTRING = 60  # shorter ones are mostly "Return the name."
 _MIN_DOCUMENT = 400
 _MAX_DOCUMENT = 6_000  # a longer module is cut, so that no package holds the floor for long
+_MAX_PARTS = 5  # documents of one module and kind, for the same reason
 _MAX_FILE = 1_000_000  # larger files are generated tables
 _MAX_PACKAGE = 2_000_000  # what the largest packages give, so that the whole is not mostly theirs
 _DOCS_PER_SOURCE = 3
@@ -255,10 +256,12 @@ def _topics(seen: _Seen) -> Iterator[Document]:
 
 
 def _cut(name: str, group: str, pieces: list[str], joint: str) -> Iterator[Document]:
-    """One document of the pieces, or several of about `_MAX_DOCUMENT` characters; too short ones are dropped."""
+    """Up to `_MAX_PARTS` documents of about `_MAX_DOCUMENT` characters; one that is too short is dropped."""
     part: list[str] = []
     n_parts = n_chars = 0
     for piece in [*pieces, None]:
+        if n_parts == _MAX_PARTS:
+            return
         if part and (piece is None or n_chars + len(piece) > _MAX_DOCUMENT):
             text = joint.join(part)
             n_parts += 1
