@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,8 @@ def load_lm(name: str, device: str = "cpu", dtype: str = "float32") -> LM:
     if folder is not None:
         return _read(name, folder, None, place, dtype)
     repo, _, revision = name.partition("@")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
+    misspelt = "/" not in repo and get_close_matches(repo.casefold(), BUILT_IN, cutoff=0.75)
+    if misspelt or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
         raise unknown("language model", name, BUILT_IN, "or a folder, or a Hugging Face name, owner/model")
     return _read(name, repo, revision or None, place, dtype)
 
@@ -61,10 +63,10 @@ def _read(name: str, source: Path | str, revision: str | None, device: torch.dev
     options: dict[str, Any] = {"trust_remote_code": False}
     if revision is not None:
         options["revision"] = revision
-    if isinstance(source, Path):
-        options["local_files_only"] = True
-    with _quiet(source), _one_line(name, source):
-        model, report = AutoModelForCausalLM.from_pretrained(
+    options["local_files_only"] = isinstance(source, Path) or not _hub_answers()
+    load: Any = AutoModelForCausalLM.from_pretrained
+    with _quiet(source), _one_line(name, source, options["local_files_only"]):
+        model, report = load(
             str(source),
             dtype=getattr(torch, dtype),
             attn_implementation=_attention(source, options),
@@ -91,6 +93,19 @@ def _attention(source: Path | str, options: dict[str, Any]) -> str:
     return "sdpa" if getattr(config, "attn_logit_softcapping", None) is None else "eager"
 
 
+def _hub_answers() -> bool:
+    """Whether the Hub can be reached. Unasked, its client tries for 24 s per file, even of models in its cache."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # whatever its HTTP library raises, which has changed between its releases
+        return False
+    return True
+
+
 def _device(device: str) -> torch.device:
     import torch
 
@@ -99,8 +114,9 @@ def _device(device: str) -> torch.device:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
+        reason = f" ({reason})" if len(reason) < 80 else ""
         raise ValueError(
-            f"device {device!r} cannot be used ({reason[:120]}): choose cpu, or a device PyTorch sees"
+            f"device {device!r} cannot be used{reason}: expected cpu, or one that this PyTorch sees (cuda, mps, xpu)"
         ) from None
     return place
 
@@ -143,7 +159,7 @@ def _snapshot(repo: str, revision: str | None) -> Path | None:
 
 
 @contextmanager
-def _one_line(name: str, source: Path | str) -> Iterator[None]:
+def _one_line(name: str, source: Path | str, offline: bool) -> Iterator[None]:
     """Turn what Hugging Face raises, often a page long, into one line."""
     from safetensors import SafetensorError
 
@@ -154,6 +170,11 @@ def _one_line(name: str, source: Path | str) -> Iterator[None]:
         reason = re.split(r"(?<=[^.][.!]) (?=[A-Z])", reason)[0][:200].rstrip(".:")
         if isinstance(source, Path):
             raise ValueError(f"language model {name!r} cannot be read from its folder: {reason}") from error
+        if offline:
+            raise ValueError(
+                f"language model {name!r}: the Hugging Face Hub cannot be reached and the cache has no complete copy: "
+                f"check the name and the network, or use {' or '.join(BUILT_IN)}, or a folder"
+            ) from error
         fix = "or a folder, or a Hugging Face name with safetensors weights; the Hub's answer: " + reason
         raise unknown("language model", name, BUILT_IN, fix) from error
 

@@ -84,9 +84,7 @@ class LM:
     @property
     def max_positions(self) -> int | None:
         """Longest row the model was made for; None when it does not say."""
-        config = getattr(self.model, "config", None)
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return getattr(config, "max_position_embeddings", None)
+        return getattr(self._text_config(), "max_position_embeddings", None)
 
     @property
     def bos_id(self) -> int:
@@ -204,10 +202,13 @@ class LM:
             )
         return tokens
 
+    def _text_config(self) -> Any:
+        """The configuration of the language part, where a model has several."""
+        config: Any = getattr(self.model, "config", None)
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
+
     def _config(self, field: str) -> Any:
-        config = getattr(self.model, "config", None)
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        value = getattr(config, field, None)
+        value = getattr(self._text_config(), field, None)
         if value is None:
             raise ValueError(
                 f"{self.name} is a plain {type(self.model).__name__} without {field}: use module:PATH sites"
