@@ -40,7 +40,7 @@ KIND_OF = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": 
 
 
 def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any]) -> None:
-    """Write the folder; the weights first, cfg.json last, each under a temporary name and then renamed.
+    """Write the folder: both files under temporary names, which are then renamed, the weights first.
 
     Args:
         sae: the autoencoder, activation scale folded in (`sae.rescale`).
@@ -51,10 +51,10 @@ def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any]) -> None:
         ValueError: an SAE that infers by threshold has none yet, or a gated transcoder (no such format).
     """
     architecture = _architecture(sae)
+    json.dumps(metadata)  # what JSON cannot hold is found before anything is written
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{WEIGHTS}.partial"
-    save_file(_to_saelens(sae, architecture), partial)
-    partial.replace(folder / WEIGHTS)
+    weights, cfg = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
+    save_file(_to_saelens(sae, architecture), weights)
     config: dict[str, Any] = {
         "architecture": architecture,
         "d_in": sae.config.d_in,
@@ -73,13 +73,13 @@ def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any]) -> None:
         "sae_lens_version": SAELENS_VERSION,
         "matryo": {
             "version": version("matryo"),
-            "weights_sha256": file_sha256(folder / WEIGHTS),
+            "weights_sha256": file_sha256(weights),
             "config": dataclasses.asdict(sae.config),
         },
     }
-    partial = folder / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
-    partial.replace(folder / CONFIG)
+    cfg.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    weights.replace(folder / WEIGHTS)
+    cfg.replace(folder / CONFIG)
 
 
 def load_sae(folder: Path) -> SAE:
@@ -96,16 +96,15 @@ def load_sae(folder: Path) -> SAE:
             f"{folder / WEIGHTS} cannot be read ({error}); expected SAE weights: copy them again"
         ) from None
     ours = (config.get("metadata") or {}).get("matryo")
-    if ours:
-        if file_sha256(folder / WEIGHTS) != ours.get("weights_sha256"):
-            raise ValueError(
-                f"{folder / WEIGHTS} is not the file {CONFIG} was written with: copy the folder again, or, if another "
-                f"program changed the weights on purpose, remove metadata.matryo from {CONFIG}"
-            )
-        sae_config = from_dict(SAEConfig, ours.get("config", {}), where=str(folder / CONFIG))
-    else:
-        sae_config = _foreign_config(config, folder)
-    sae = build(sae_config)
+    if ours and file_sha256(folder / WEIGHTS) != ours.get("weights_sha256"):
+        raise ValueError(
+            f"{folder / WEIGHTS} is not the file {CONFIG} was written with: copy the folder again, or, if another "
+            f"program changed the weights on purpose, remove metadata.matryo from {CONFIG}"
+        )
+    try:
+        sae = build(from_dict(SAEConfig, ours.get("config", {}) if ours else _foreign_config(config)))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
     try:
         sae.to(torch.promote_types(tensors["W_dec"].dtype, torch.float32))
         sae.load_state_dict(_from_saelens(sae, tensors, config))
@@ -167,7 +166,10 @@ def _from_saelens(sae: SAE, tensors: dict[str, Tensor], config: dict[str, Any]) 
     if sae.config.kind == "gated":
         state["b_enc"] = state.pop("b_gate")
     if isinstance(sae, TopKFamily):
-        state["threshold"] = state["threshold"][0] if "threshold" in state else torch.tensor(float("nan"))
+        if config.get("architecture") == "topk":
+            state.setdefault("threshold", torch.tensor(float("nan")))
+        else:
+            state["threshold"] = state["threshold"][0]
     if not config.get("apply_b_dec_to_input", True) and not sae.config.transcoder:
         # (x − b_dec) W + b with b = b_enc + b_dec W is x W + b_enc.
         shift_pre_acts(state, state["b_dec"] @ state["W_enc"])
@@ -177,19 +179,17 @@ def _from_saelens(sae: SAE, tensors: dict[str, Tensor], config: dict[str, Any]) 
     return state
 
 
-def _foreign_config(config: dict[str, Any], folder: Path) -> SAEConfig:
-    """The configuration of an SAE that SAELens wrote."""
+def _foreign_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of our configuration for an SAE that SAELens wrote."""
     architecture = str(config.get("architecture"))
     base = architecture.removesuffix("transcoder").removesuffix("_") or "standard"
     if base not in KIND_OF:
-        raise unknown(f"architecture in {folder / CONFIG}", architecture, KIND_OF)
+        raise unknown("architecture", architecture, KIND_OF)
     for key, plain in (("normalize_activations", ("none", None)), ("reshape_activations", ("none", None))):
         if config.get(key) not in plain:
-            raise ValueError(
-                f"{folder / CONFIG} has {key} = {config[key]!r}; expected 'none': fold it with SAELens first"
-            )
+            raise ValueError(f"{key} is {config[key]!r}; expected 'none': fold it with SAELens first")
     values = {"kind": KIND_OF[base], "d_in": config.get("d_in"), "n_latents": config.get("d_sae")}
     values["k"] = config.get("k") if base == "topk" else 1
     if "transcoder" in architecture:
         values["d_out"] = config.get("d_out") or 0
-    return from_dict(SAEConfig, values, where=str(folder / CONFIG))
+    return values
