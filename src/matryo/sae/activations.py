@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,6 +51,30 @@ def chunks(
                 )
             flat[site] = values.reshape(-1, values.shape[-1])
         yield start * length, flat
+
+
+def hold_back(
+    lm: LM, rows: TokenRows, site: str, batch_size: int, tokens: int = 16_384
+) -> tuple[TokenRows, list[Tensor]]:
+    """Set about `tokens` training tokens aside, at most a tenth: (the other rows, the activations of these in batches).
+
+    Without the outliers, as in training.
+    """
+    count = max(1, min(tokens // rows.tokens.shape[1], len(rows.tokens) // 10))
+    if len(rows.tokens) <= count:
+        raise ValueError(f"there are {len(rows.tokens)} training rows; expected at least 2: give more text")
+    aside = replace(rows, tokens=rows.tokens[-count:], document=rows.document[-count:])
+    acts = without_outliers(torch.cat([found[site].float() for _, found in chunks(lm, aside, [site])]))
+    rest = replace(rows, tokens=rows.tokens[:-count], document=rows.document[:-count])
+    return rest, list(acts.split(batch_size))
+
+
+def without_outliers(acts: Tensor, ratio: float = 10.0) -> Tensor:
+    """Rows of at most `ratio` times the median norm; all of them when ratio is 0."""
+    if not ratio:
+        return acts
+    norms = acts.norm(dim=1)
+    return acts[norms <= ratio * norms.median()]
 
 
 class ActivationStream:
@@ -102,10 +127,7 @@ class ActivationStream:
                     yield batch
 
     def _mixed(self, held: list[Tensor], generator: torch.Generator) -> Tensor:
-        rows = torch.cat(held)
-        if self.outlier_ratio:
-            norms = rows.norm(dim=1)
-            rows = rows[norms <= self.outlier_ratio * norms.median()]
+        rows = without_outliers(torch.cat(held), self.outlier_ratio)
         return rows[torch.randperm(len(rows), generator=generator)]
 
     def identity(self) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def _named(saes: SAE | Iterable[SAE] | Mapping[str, SAE]) -> dict[str, SAE]:
         saes = [saes]
     named: dict[str, SAE] = {}
     if isinstance(saes, Mapping):
-        named |= saes
+        named = {str(name): sae for name, sae in saes.items()}
     else:
         for sae in saes:
             if sae.config.name in named:

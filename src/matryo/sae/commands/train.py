@@ -1,0 +1,238 @@
+"""`matryo sae train`: activations → autoencoders."""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from matryo.sae.commands.harvest import token_rows
+from matryo.sae.commands.options import TrainOptions, part, resume_line
+from matryo.sae.train.config import TrainConfig
+from matryo.spine.config import from_toml
+from matryo.spine.errors import unknown
+from matryo.spine.progress import progress, say
+from matryo.spine.run import RunFolder, read_run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def train(
+    recipe: str | None = None,
+    *,
+    options: Annotated[TrainOptions | None, Parameter(name="*")] = None,
+    resume: Path | None = None,
+    runs: Path = Path("runs"),
+    log: tuple[str, ...] = (),
+) -> int:
+    """Train one or many sparse autoencoders in one pass over stored or streamed activations.
+
+    Every combination of --kind, --n-latents, --k, --levels and --sae-seed is one autoencoder; all see the same
+    batches. Each is saved as a SAELens-6 folder under RUN/saes.
+
+    Examples
+    --------
+        matryo sae train tiny --data runs/latest --passes 1 --n-latents 512
+        matryo sae train --lm tiny --site blocks.2.resid_pre --tokens 10000 --kind topk --kind jumprelu --n-latents 256 --steps 20 --batch-size 256 --buffer-tokens 4096
+
+    Parameters
+    ----------
+    recipe
+        Named config to start from; `matryo sae recipes` lists them.
+    resume
+        Unfinished training run to go on with.
+    runs
+        Folder of the runs.
+    log
+        Also log to tensorboard, wandb or trackio (each must be installed).
+    """
+    if resume is not None and options is None:
+        options = from_toml(TrainOptions, resume / "config.toml")
+    with _stop_on_interrupt() as should_stop:
+        run, finished = train_run(options or TrainOptions(), runs, recipe or "train", resume, log, should_stop)
+    if not finished:
+        say(f"interrupted; {resume_line('train', run)}", run=str(run))
+        return 130
+    say(f"trained: {run}", run=str(run))
+    return 0
+
+
+def train_run(
+    options: TrainOptions,
+    runs: Path,
+    name: str = "train",
+    resume: Path | None = None,
+    log: tuple[str, ...] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[Path, bool]:
+    """Train into a new run folder, or an unfinished one; return it and whether training came to its end."""
+    from matryo.sae.nn import build
+    from matryo.sae.train import Checkpoints, Interrupted
+    from matryo.sae.train import train as fit
+
+    harvested = Path(options.data).resolve() if options.data and (Path(options.data) / "run.json").is_file() else None
+    parents = [harvested] if harvested else []
+    if harvested:
+        # `runs/latest` will be this run in a moment.
+        options = replace(options, data=str(harvested))
+    if resume:
+        run = RunFolder.reopen(resume, options, log)
+    else:
+        run = RunFolder.create(runs, name, "sae train", options, parents, log)
+    with run:
+        data = _open_data(options, run.path)
+        config = part(options, TrainConfig)
+        if config.steps is None:
+            config = replace(config, steps=max(1, round(data.batches_per_pass * options.passes)))
+        saes = {cfg.name: build(cfg).to(options.device) for cfg in options.grid(data.d_in)}
+        with progress("train", config.steps, "steps") as bar:
+
+            def on_step(step: int, numbers: dict[str, float]) -> None:
+                run.log(step=step, **numbers)
+                first = next(iter(saes))
+                bar.advance(step - bar.done, fvu=numbers[f"{first}/fvu"], l0=numbers[f"{first}/l0"])
+
+            try:
+                result = fit(
+                    saes,
+                    data.batches,
+                    config,
+                    calibration=data.calibration,
+                    checkpoints=Checkpoints(run.path / "checkpoints"),
+                    resume=resume is not None,
+                    on_step=on_step,
+                    should_stop=should_stop,
+                )
+            except Interrupted:
+                return run.path, False
+        for sae_name, sae in saes.items():
+            sae.save(run.path / "saes" / sae_name, data.metadata)
+        outputs = {"saes": {key: f"saes/{key}" for key in saes}, "site": data.site, "rows": data.rows, "lm": data.lm}
+        outputs |= {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "scale": result.scale}
+        run.finish(outputs | {"store": data.store, "last": result.last})
+    return run.path, True
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Where a run's activations come from, and what is known of them."""
+
+    batches: Iterable[Any]
+    batches_per_pass: float
+    calibration: "list[Tensor] | None"
+    d_in: int
+    metadata: dict[str, Any]
+    site: str | None = None
+    rows: str | None = None
+    lm: str | None = None
+    store: str | None = None
+
+
+def _open_data(options: TrainOptions, run: Path) -> _Data:
+    return _stored(options) if options.data else _streamed(options, run)
+
+
+def _stored(options: TrainOptions) -> _Data:
+    from matryo.sae.store import ShuffledBatches, in_order, open_activations
+
+    path, site, about = Path(str(options.data)), None, {}
+    if path.is_dir() and not (path / "store.json").is_file():
+        run = read_run(path)
+        sites: dict[str, str] = run.outputs.get("sites", {})
+        site = _one_site(options.site, sites, path)
+        about = {"lm": run.outputs["lm"], "rows": str(run.path / run.outputs["rows"])}
+        path = run.path / sites[site]
+    table = open_activations(str(options.data) if path == Path(str(options.data)) else path)
+    rows = len(table.rows("train"))
+    batches = ShuffledBatches(table, "train", min(options.batch_size, rows), options.seed)
+    known = table.identity()
+    return _Data(
+        batches=batches,
+        batches_per_pass=len(batches),
+        calibration=list(in_order(table, "calibration", 4096)),
+        d_in=table.d_in,
+        metadata=sae_metadata(about.get("lm"), site, known.get("row_length"), known.get("text", [])),
+        site=site,
+        rows=about.get("rows"),
+        lm=about.get("lm"),
+        store=str(path.resolve()),
+    )
+
+
+def _streamed(options: TrainOptions, run: Path) -> _Data:
+    from matryo.sae.activations import ActivationStream, hold_back, site_width
+    from matryo.sae.lm import load_lm
+
+    if len(options.site) != 1:
+        raise ValueError(f"site is {options.site}; expected one --site to stream from, such as blocks.10.resid_pre")
+    site = options.site[0]
+    lm = load_lm(options.lm, options.device, options.lm_dtype)
+    splits, texts = token_rows(options, lm, run)
+    training, calibration = hold_back(lm, splits["train"], site, options.batch_size)
+    stream = ActivationStream(
+        lm, training, site, options.batch_size, buffer_tokens=options.buffer_tokens, seed=options.seed
+    )
+    return _Data(
+        batches=stream,
+        batches_per_pass=len(training.tokens) * (options.row_length - 1) / options.batch_size,
+        calibration=calibration,
+        d_in=site_width(lm, site, options.row_length),
+        metadata=sae_metadata(options.lm, site, options.row_length, texts),
+        site=site,
+        rows=str((run / "rows").resolve()),
+        lm=options.lm,
+    )
+
+
+def sae_metadata(
+    lm: str | None, site: str | None, row_length: int | None, texts: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """SAELens' metadata keys for a folder; sites under the names it uses."""
+    hook = site
+    if site and site.startswith("blocks."):
+        _, layer, kind = site.split(".", 2)
+        hook = f"blocks.{layer}.hook_{kind}"
+    return {
+        "model_name": lm,
+        "hook_name": hook,
+        "hook_head_index": None,
+        "prepend_bos": True,
+        "context_size": row_length,
+        "dataset_path": ", ".join(str(text.get("spec", "")) for text in texts) or None,
+        "model_from_pretrained_kwargs": {},
+        "exclude_special_tokens": False,
+        "seqpos_slice": None,
+        "neuronpedia_id": None,
+    }
+
+
+def _one_site(wanted: tuple[str, ...], sites: dict[str, str], path: Path) -> str:
+    if len(wanted) == 1 and wanted[0] in sites:
+        return wanted[0]
+    if len(sites) == 1:
+        # A recipe's site may be another than the one store there is; a flag that disagrees is an error.
+        if wanted and wanted[0] not in sites:
+            raise unknown(f"site of {path}", wanted[0], sites)
+        return next(iter(sites))
+    raise unknown(f"site of {path}", " ".join(wanted) or "(none)", sites, fix="name one with --site")
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks training to stop after its step; the second interrupts at once."""
+    asked = False
+
+    def ask(*_: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
