@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,7 +20,9 @@ DTYPES = ("float32", "float16", "bfloat16")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
 
-def load_lm(name: str, device: str = "cpu", dtype: str = "float32") -> LM:
+def load_lm(
+    name: str, device: str = "cpu", dtype: str = "float32", *, notify: Callable[[str], None] | None = None
+) -> LM:
     """Load a causal language model for study: evaluation mode, no parameter requires gradients.
 
     Args:
@@ -29,6 +31,7 @@ def load_lm(name: str, device: str = "cpu", dtype: str = "float32") -> LM:
             commit (`EleutherAI/pythia-70m@step3000`).
         device: where PyTorch is to run it.
         dtype: `float32`, `float16` or `bfloat16`.
+        notify: called with one line before SmolLM2 is downloaded or converted.
 
     Only safetensors files are read: a pickle can run any code when opened. Attention is PyTorch's
     `scaled_dot_product_attention`, except in families whose attention it cannot compute (Gemma 2's soft cap).
@@ -43,7 +46,7 @@ def load_lm(name: str, device: str = "cpu", dtype: str = "float32") -> LM:
     if name == "smollm2":
         from matryo.sae.lm.smollm2 import smollm2_folder
 
-        return _read(name, smollm2_folder(), None, place, dtype)
+        return _read(name, smollm2_folder(notify), None, place, dtype)
     if name == "tiny":
         return _read(name, _tiny_folder(), None, place, dtype)
     folder = _local_folder(name)

