@@ -5,6 +5,7 @@ Everything here works for any device and floating dtype. The contract:
 * `select_batch_topk`, `select_row_topk`, `select_above`: x, W, b → `Entries` (which latents are active, with
   their pre-activations), scanning the encoder product tile by tile so that (batch, n_latents) is never stored;
 * `pre_acts_at`: the same pre-activations as a differentiable function of x, W, b at those entries only;
+* `at_latents`: a vector over latents, at the entries;
 * `decode`, `decode_losses`: the decoder and the (nested) squared error at those entries only.
 
 Kernels are called from one thread. A dense autograd reference of each lives in the tests.
@@ -12,10 +13,11 @@ Kernels are called from one thread. A dense autograd reference of each lives in 
 
 from matryo.sae.kernels.entries import Entries
 from matryo.sae.kernels.select import select_above, select_batch_topk, select_row_topk
-from matryo.sae.kernels.sparse import decode, decode_losses, pre_acts_at
+from matryo.sae.kernels.sparse import at_latents, decode, decode_losses, pre_acts_at
 
 __all__ = [
     "Entries",
+    "at_latents",
     "decode",
     "decode_losses",
     "pre_acts_at",

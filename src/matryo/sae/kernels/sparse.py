@@ -57,6 +57,27 @@ class _PreActs(torch.autograd.Function):
         return grad_x, grad_W, grad_b, grad_b_in, None, None
 
 
+def at_latents(of_latent: Float[Tensor, "n_latents"], entries: Entries) -> Float[Tensor, "entries"]:
+    """The number of every entry's latent, differentiable.
+
+    Unlike that of indexing, which several threads add up in any order, its gradient is the same bit for bit every time.
+    """
+    return _AtLatents.apply(of_latent, entries.latent)  # pyright: ignore[reportReturnType]
+
+
+class _AtLatents(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, of_latent: Tensor, latent: Tensor) -> Tensor:
+        ctx.save_for_backward(latent)
+        ctx.n_latents = len(of_latent)
+        return of_latent[latent]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad,), (latent,) = grads, ctx.saved_tensors
+        return grad.new_zeros(ctx.n_latents).index_add_(0, latent, grad), None
+
+
 def decode(
     value: Float[Tensor, "entries"],
     entries: Entries,

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from matryo.sae.kernels import Entries, decode_losses, select_above
+from matryo.sae.kernels import Entries, at_latents, decode_losses, select_above
 from matryo.sae.nn.base import SAE
 from matryo.sae.nn.config import SAEConfig
 from matryo.sae.nn.levels import level_weights
@@ -38,8 +38,8 @@ class Gated(SAE):
         return select_above(centred, self.W_enc, self.b_enc, 0.0)
 
     def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
-        at = entries.latent
-        return torch.relu(self.r_mag.exp()[at] * (pre - self.b_enc[at]) + self.b_mag[at])
+        gain, b_enc, b_mag = (at_latents(part, entries) for part in (self.r_mag.exp(), self.b_enc, self.b_mag))
+        return torch.relu(gain * (pre - b_enc) + b_mag)
 
     def _sparsity(
         self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from matryo.sae.kernels import Entries, select_above, select_batch_topk
+from matryo.sae.kernels import Entries, at_latents, select_above, select_batch_topk
 from matryo.sae.nn.base import SAE
 from matryo.sae.nn.config import SAEConfig
 
@@ -41,12 +41,12 @@ class JumpReLU(SAE):
         return select_above(centred, self.W_enc, self.b_enc, self.threshold.detach() - margin)
 
     def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
-        return _Jump.apply(pre, self.threshold[entries.latent], self.config.bandwidth)[0]  # pyright: ignore
+        return _Jump.apply(pre, at_latents(self.threshold, entries), self.config.bandwidth)[0]  # pyright: ignore
 
     def _sparsity(
         self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float
     ) -> Tensor:
-        active = _Jump.apply(pre, self.threshold[entries.latent], self.config.bandwidth)[1]  # pyright: ignore
+        active = _Jump.apply(pre, at_latents(self.threshold, entries), self.config.bandwidth)[1]  # pyright: ignore
         l0 = active.sum() / entries.n_rows
         return scale * self.config.l0_weight * (l0 / self.config.k - 1).square()
 

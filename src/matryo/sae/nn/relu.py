@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryo.sae.kernels import Entries, select_above
+from matryo.sae.kernels import Entries, at_latents, select_above
 from matryo.sae.nn.base import SAE
 
 
@@ -37,7 +37,7 @@ class ReLU(SAE):
         self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float
     ) -> Tensor:
         norms = torch.linalg.vector_norm(self.W_dec, dim=1)
-        return scale * self.config.l1 * (z * norms[entries.latent]).sum() / (entries.n_rows * self.config.d_in)
+        return scale * self.config.l1 * (z * at_latents(norms, entries)).sum() / (entries.n_rows * self.config.d_in)
 
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
         """Nothing: the rule has no parameters of its own."""
