@@ -56,7 +56,7 @@ class SAEConfig:
         for name in ("d_out", "aux_k"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
-        if self.k > self.n_latents:
+        if self.k > self.n_latents and self.kind not in ("relu", "gated"):
             raise ValueError(
                 f"k is {self.k}; expected at most n_latents = {self.n_latents}: lower k or raise n_latents"
             )
