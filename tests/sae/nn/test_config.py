@@ -81,6 +81,11 @@ def test_the_module_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_k_means_nothing_to_relu_and_gated() -> None:
+    assert SAEConfig(kind="relu", d_in=7, n_latents=30).k == 32
+    assert SAEConfig(kind="gated", d_in=7, n_latents=30).k == 32
+
+
 def test_names() -> None:
     make = SAEConfig(d_in=7, n_latents=30, k=3)
     assert make.name == "batch_topk-30-k3-s0" and make.lengths == (30,) and not make.nested and not make.transcoder

@@ -17,7 +17,7 @@ from tests.sae.nn.cases import (
     parameters,
     some_cases,
 )
-from tests.sae.nn.reference import dense_loss, rule
+from tests.sae.nn.reference import dense_loss, latents, rule
 from torch import Tensor
 
 from matryo.sae.nn.levels import draw_levels
@@ -62,6 +62,25 @@ def test_loss_and_every_gradient_equal_the_dense_reference(case: Case, dtype: to
     if dtype == torch.float64:
         with torch.no_grad():
             assert torch.equal(selected, rule(p, case.config, x2)), "other entries than the rule's"
+
+
+@each_case
+def test_the_reconstruction_has_the_gradients_of_the_dense_one(case: Case) -> None:
+    sae, (x, target) = case.sae(), case.data()
+    slope = torch.randn(target.shape, generator=generator(), dtype=torch.float64)
+    p, x2 = parameters(sae), x.clone().requires_grad_()
+    with torch.no_grad():
+        selected = rule(p, case.config, x2)
+    dense = latents(p, case.config, x2, selected)[0] @ p["W_dec"] + p["b_dec"]
+    (dense * slope).sum().backward()
+    for reconstruct in (sae, lambda x: sae.decode(sae.encode(x))):
+        sae.zero_grad()
+        x = x.detach().requires_grad_()
+        x_hat = reconstruct(x)
+        (x_hat * slope).sum().backward()
+        assert distance(x_hat, dense) <= 1e-12 and distance(x.grad, x2.grad) <= 1e-12
+        for name, value in sae.named_parameters():
+            assert distance(value.grad, p[name].grad) <= 1e-12, name
 
 
 @each_kind
