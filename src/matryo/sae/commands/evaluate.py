@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from matryo.sae.commands.options import EvaluateOptions
 from matryo.spine.config import to_dict
 from matryo.spine.progress import progress, say
-from matryo.spine.run import RunFolder, read_run
+from matryo.spine.run import FinishedRun, RunFolder, read_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ def evaluate(
     Parameters
     ----------
     run
-        Finished training runs.
+        Finished training runs, or runs made from some.
     runs
         Folder of the runs.
     """
@@ -57,10 +57,7 @@ def evaluate_run(
     trained: Iterable[Path], options: EvaluateOptions, runs: Path, name: str = "evaluate"
 ) -> tuple[Path, list[Measured]]:
     """Measure training runs into a new run folder."""
-    finished = [read_run(path) for path in trained]
-    for run in finished:
-        if "saes" not in run.outputs:
-            raise ValueError(f"{run.path} is a run of `{run.command}`; expected one of `sae train`")
+    finished = [run for path in trained for run in training_runs(path)]
     config = {"runs": [run.path.name for run in finished], **to_dict(options)}
     with RunFolder.create(runs, name, "sae evaluate", config, [run.path for run in finished]) as folder:
         measured = [_measure(run.path, run.outputs, options) for run in finished]
@@ -69,6 +66,17 @@ def evaluate_run(
         (folder.path / "evaluation.json").write_text(json.dumps(to_dict(measured), indent=1), encoding="utf-8")
         folder.finish({"evaluation": "evaluation.json"})
     return folder.path, measured
+
+
+def training_runs(path: Path) -> list[FinishedRun]:
+    """The training run at a path, or those that the run there was made from, such as an evaluation's."""
+    run = read_run(path)
+    if "saes" in run.outputs:
+        return [run]
+    found = [made for parent in run.parents for made in training_runs(Path(parent))]
+    if not found:
+        raise ValueError(f"{run.path} is a run of `{run.command}`; expected one of `sae train`, or made from one")
+    return found
 
 
 def _measure(path: Path, outputs: dict[str, Any], options: EvaluateOptions) -> Measured:

@@ -58,14 +58,20 @@ def harvest_run(
 ) -> Path:
     """Harvest into a new run folder, or into an unfinished one, and return it."""
     from matryo.sae.activations import site_width
-    from matryo.sae.lm import load_lm
+    from matryo.sae.lm import load_lm, resolve_site
     from matryo.sae.store import StoreWriter
+    from matryo.sae.text import open_source
 
+    # Whatever can be refused without a run folder is refused before there is one.
+    lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
+    for site in options.site:
+        resolve_site(lm, site)
+    for spec in options.text:
+        open_source(spec)
     run = RunFolder.reopen(resume, options) if resume else RunFolder.create(runs, name, "sae harvest", options)
     with run:
         if ended is not None:
             ended["run"] = run.path
-        lm = load_lm(options.lm, options.device, options.lm_dtype)
         splits, texts = token_rows(options, lm, run.path)
         used = options.row_length - int(options.skip_first)
         counts = {split: len(rows.tokens) * used for split, rows in splits.items()}

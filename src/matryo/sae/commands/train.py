@@ -79,12 +79,20 @@ def train_run(
     if harvested:
         # `runs/latest` will be this run in a moment.
         options = replace(options, data=str(harvested))
+    # Whatever can be refused without a run folder is refused before there is one.
+    stored = _stored(options) if options.data else None
+    if not stored and len(options.site) != 1:
+        raise ValueError(
+            f"site is {' '.join(options.site) or 'not given'}; expected one --site to stream from, or --data with a store"
+        )
+    if stored:
+        options.grid(stored.d_in)
     if resume:
         run = RunFolder.reopen(resume, options, log)
     else:
         run = RunFolder.create(runs, name, "sae train", options, parents, log)
     with run:
-        data = _open_data(options, run.path)
+        data = stored or _streamed(options, run.path)
         config = part(options, TrainConfig)
         if config.steps is None:
             config = replace(config, steps=max(1, round(data.batches_per_pass * options.passes)))
@@ -132,21 +140,18 @@ class _Data:
     store: str | None = None
 
 
-def _open_data(options: TrainOptions, run: Path) -> _Data:
-    return _stored(options) if options.data else _streamed(options, run)
-
-
 def _stored(options: TrainOptions) -> _Data:
     from matryo.sae.store import ShuffledBatches, in_order, open_activations
 
-    path, site, about = Path(str(options.data)), None, {}
-    if path.is_dir() and not (path / "store.json").is_file():
-        run = read_run(path)
+    file, hash_sign, key = str(options.data).partition("#")
+    source, site, about = str(Path(file).resolve()) + hash_sign + key, None, {}
+    if Path(file).is_dir() and not (Path(file) / "store.json").is_file():
+        run = read_run(Path(file))
         sites: dict[str, str] = run.outputs.get("sites", {})
-        site = _one_site(options.site, sites, path)
+        site = _one_site(options.site, sites, run.path)
         about = {"lm": run.outputs["lm"], "rows": str(run.path / run.outputs["rows"])}
-        path = run.path / sites[site]
-    table = open_activations(str(options.data) if path == Path(str(options.data)) else path)
+        source = str(run.path / sites[site])
+    table = open_activations(source)
     rows = len(table.rows("train"))
     batches = ShuffledBatches(table, "train", min(options.batch_size, rows), options.seed)
     known = table.identity()
@@ -159,7 +164,7 @@ def _stored(options: TrainOptions) -> _Data:
         site=site,
         rows=about.get("rows"),
         lm=about.get("lm"),
-        store=str(path.resolve()),
+        store=source,
     )
 
 
@@ -167,10 +172,8 @@ def _streamed(options: TrainOptions, run: Path) -> _Data:
     from matryo.sae.activations import ActivationStream, hold_back, site_width
     from matryo.sae.lm import load_lm
 
-    if len(options.site) != 1:
-        raise ValueError(f"site is {options.site}; expected one --site to stream from, such as blocks.10.resid_pre")
     site = options.site[0]
-    lm = load_lm(options.lm, options.device, options.lm_dtype)
+    lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
     splits, texts = token_rows(options, lm, run)
     training, calibration = hold_back(lm, splits["train"], site, options.batch_size)
     stream = ActivationStream(
@@ -211,14 +214,13 @@ def sae_metadata(
 
 
 def _one_site(wanted: tuple[str, ...], sites: dict[str, str], path: Path) -> str:
-    if len(wanted) == 1 and wanted[0] in sites:
-        return wanted[0]
-    if len(sites) == 1:
-        # A recipe's site may be another than the one store there is; a flag that disagrees is an error.
-        if wanted and wanted[0] not in sites:
-            raise unknown(f"site of {path}", wanted[0], sites)
+    if not sites:
+        raise ValueError(f"{path} holds no activations; expected a run of `matryo sae harvest`")
+    if not wanted and len(sites) == 1:
         return next(iter(sites))
-    raise unknown(f"site of {path}", " ".join(wanted) or "(none)", sites, fix="name one with --site")
+    if len(wanted) != 1 or wanted[0] not in sites:
+        raise unknown(f"site of {path}", " ".join(wanted) or "(none)", sites, fix="name one with --site")
+    return wanted[0]
 
 
 @contextmanager
