@@ -113,8 +113,10 @@ def _write_report(page: Path, lm_name: str, harvested: Path, trained: Path, meas
             "whose logits the latent's decoder row raises most, without the model's final norm."
         ),
     )
-    for item in shown:
-        out.section(f"{item.sae} · latent {item.passages.latent}", *_latent(item, lm, rows))
+    for name, sae in saes.items():
+        kind = "Matryoshka" if sae.config.nested else "BatchTopK"
+        html = [block for item in shown if item.sae == name for block in _latent(item, lm, rows)]
+        out.section(f"{kind} latents ({name})", *html)
     out.write(page)
 
 
@@ -159,10 +161,11 @@ def _choose(saes: "dict[str, SAE]", lm: "LM", rows: "TokenRows", outputs: dict[s
 
 
 def _latent(item: _Shown, lm: "LM", rows: "TokenRows") -> list[Any]:
+    html: list[Any] = [report.raw(f"<h3>latent {item.passages.latent}</h3>")]
     head = f"active on {100 * item.passages.density:.3f} % of tokens, largest activation {item.passages.largest:.3g}"
     if item.level != "–":
         head += f", level {item.level}"
-    html: list[Any] = [report.text(head, "promoted tokens: " + "  ".join(f"«{piece}»" for piece in item.promoted))]
+    html.append(report.text(head, "promoted tokens: " + "  ".join(f"«{piece}»" for piece in item.promoted)))
     for passage in item.passages.passages:
         ids = rows.tokens[passage.row][passage.first : passage.first + len(passage.values)].tolist()
         html.append(report.tokens(lm.decode_tokens(ids), passage.values, item.passages.largest))
@@ -173,10 +176,15 @@ def _curves(trained: Path, saes: "dict[str, SAE]") -> list[Any]:
     lines = read_metrics(trained)
     steps = [line["step"] for line in lines]
     drawn = []
-    for key, label, log in (("fvu", "FVU of the training batch", True), ("l0", "L0", False), ("dead", "dead", False)):
+    captions = {
+        "fvu": "Fraction of variance unexplained, by step.",
+        "loss": "Loss, by step: of Matryoshka the mean over its levels, hence higher.",
+    }
+    for key, caption in captions.items():
         series = {name: (steps, [float(line[f"{name}/{key}"]) for line in lines]) for name in saes}
-        drawn.append(report.figure(figures.lines(series, "step", label, logy=log), label))
-    return drawn
+        drawn.append(report.figure(figures.lines(series, "step", f"{key} of the training batch", logy=True), caption))
+    last = "; ".join(f"{name}: {100 * float(lines[-1][f'{name}/dead']):.2f} %" for name in saes)
+    return [*drawn, report.text(f"Latents silent for longer than the recipe allows, at the end: {last}.")]
 
 
 def _about(store: dict[str, Any]) -> list[str]:
