@@ -7,8 +7,10 @@ from typing import Any, Literal, TypeVar
 from matryo.sae.nn.config import Kind, SAEConfig
 from matryo.sae.store.config import StoreConfig
 from matryo.sae.train.config import TrainConfig
+from matryo.spine.errors import unknown
 
 T = TypeVar("T")
+LEVELS = ("none", "nested", "sampled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +134,8 @@ class EvaluateOptions:
 def parse_levels(text: str) -> Any:
     """`none`, `nested`, `sampled`, or a tuple of prefix lengths from `288,1152,4608`."""
     if not text[:1].isdigit():
+        if text not in LEVELS:
+            raise unknown("levels", text, LEVELS, fix="or prefix lengths, such as 288,1152,4608")
         return text
     try:
         return tuple(int(part) for part in text.split(","))

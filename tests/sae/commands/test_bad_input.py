@@ -1,0 +1,111 @@
+"""Bad input: one line that names the value, what was expected and the fix; no folder is left behind."""
+
+import re
+import shlex
+
+import numpy as np
+import pytest
+import torch
+
+from matryo import cli
+from matryo.sae.nn import SAE
+
+SMALL = "--lm tiny --site blocks.1.resid_pre --text file:text.txt --tokens 3000 --row-length 32"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    words = np.random.default_rng(0).choice(["the", "state", "of", "whale", "union", "and", "sea", "law"], 6000)
+    (folder / "text.txt").write_text("\n\n".join(" ".join(words[i : i + 60]) for i in range(0, 6000, 60)))
+    (folder / "short.txt").write_text("too short")
+    np.save(folder / "acts.npy", np.random.default_rng(1).normal(size=(600, 12)).astype(np.float32))
+    bad = np.ones((600, 12), dtype=np.float32)
+    bad[417, 3] = np.nan
+    np.save(folder / "nan.npy", bad)
+    np.save(folder / "objects.npy", np.array([{}], dtype=object))
+    (folder / "weights.pt").write_bytes(b"\x80\x02}q\x00.")
+    (folder / "typo.toml").write_text("kk = 3\n")
+    return folder
+
+
+def run(line, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    code = cli.run(shlex.split(line))
+    return code, capsys.readouterr()
+
+
+CASES = {
+    "unknown model": ("harvest --lm tinny", "'tinny'.*did you mean 'tiny'"),
+    "unknown site": (
+        f"harvest {SMALL} --site blocks.1.resid_prr",
+        "'blocks.1.resid_prr'.*did you mean 'blocks.1.resid_pre'",
+    ),
+    "too few layers": (f"harvest {SMALL} --site blocks.9.resid_pre", "tiny has 4 layers"),
+    "unknown source": ("harvest --lm tiny --site blocks.1.resid_pre --text pydoc", "'pydoc'.*did you mean 'pydocs'"),
+    "unknown recipe": ("train tinyy --data acts.npy", "'tinyy'.*did you mean 'tiny'"),
+    "unknown flag": ("train --data acts.npy --n-latent 5", "'--n-latent'.*did you mean '--n-latents'"),
+    "unknown kind": ("train --data acts.npy --kind topkk", "topkk.*topk"),
+    "unknown key": ("train --config typo.toml --data acts.npy", "typo.toml.*'kk'.*did you mean 'k'"),
+    "k too large": ("train --data acts.npy --n-latents 20 --k 21", "k is 21; expected at most n_latents = 20"),
+    "levels": (
+        "train --data acts.npy --n-latents 20 --k 2 --levels 3,9",
+        r"levels is \(3, 9\).*last is n_latents = 20",
+    ),
+    "levels word": ("train --data acts.npy --n-latents 20 --k 2 --levels nestd", "'nestd'.*did you mean 'nested'"),
+    "missing data": ("train --data nothing.npy", "nothing.npy does not exist"),
+    "nan": ("train --data nan.npy", "row 417 of .*nan.npy is NaN or infinite"),
+    "pickle": ("train --data weights.pt", "weights.pt.*no pickles"),
+    "objects": ("train --data objects.npy", "objects.npy cannot be read.*no pickle"),
+    "no site": ("train --lm tiny", "site is not given; expected one --site"),
+    "not a run": ("evaluate .", "is no run folder"),
+    "nothing to resume": ("train --resume nowhere", "nowhere"),
+    "wrong demo": ("demo --lm gpt2", "gpt2.*smollm2.*tiny"),
+}
+
+
+@pytest.mark.parametrize("line, pattern", CASES.values(), ids=CASES)
+def test_one_line_and_no_folder(line, pattern, folder, monkeypatch, capsys):
+    code, said = run(f"sae {line}", folder, monkeypatch, capsys)
+    assert code == 2
+    error = [text for text in said.err.splitlines() if text.startswith("matryo: error:")]
+    assert len(error) == 1
+    assert re.search(pattern, error[0]), error[0]
+    assert not (folder / "runs").exists()
+
+
+def test_text_shorter_than_a_row(folder, monkeypatch, capsys, tmp_path):
+    line = f"sae harvest --lm tiny --site blocks.1.resid_pre --text file:short.txt --runs {tmp_path / 'r'}"
+    code, said = run(line, folder, monkeypatch, capsys)
+    assert code == 2
+    assert "expected at least 2 rows of 256" in said.err
+
+
+def test_a_store_of_another_site_or_width_is_refused_by_name(folder, monkeypatch, capsys, tmp_path):
+    runs = tmp_path / "runs"
+    assert run(f"sae harvest {SMALL} --runs {runs}", folder, monkeypatch, capsys)[0] == 0
+    code, said = run(f"sae train --data {runs}/latest --site blocks.2.resid_pre", folder, monkeypatch, capsys)
+    assert code == 2
+    assert "'blocks.2.resid_pre'" in said.err and "blocks.1.resid_pre" in said.err
+
+
+def test_array_of_any_origin_trains_and_is_evaluated_without_a_model(folder, monkeypatch, capsys, tmp_path):
+    runs = tmp_path / "runs"
+    line = f"sae train --data acts.npy --n-latents 24 --k 3 --kind batch_topk --kind topk --batch-size 64 --runs {runs}"
+    assert run(line, folder, monkeypatch, capsys)[0] == 0
+    code, said = run(f"sae evaluate {runs}/latest --runs {runs}", folder, monkeypatch, capsys)
+    assert code == 0
+    assert "batch_topk-24-k3-s0" in said.out and "n/a" in said.out
+    saved = sorted((runs / "latest").resolve().parent.glob("*train*/saes/*"))
+    assert [path.name for path in saved] == ["batch_topk-24-k3-s0", "topk-24-k3-s0"]
+    x = torch.from_numpy(np.load(folder / "acts.npy"))
+    assert SAE.load(saved[0])(x).shape == x.shape
+
+
+def test_streaming_trains_without_a_store(folder, monkeypatch, capsys, tmp_path):
+    runs = tmp_path / "runs"
+    line = f"sae train {SMALL} --n-latents 300 --k 4 --batch-size 128 --buffer-tokens 512 --steps 12 --runs {runs}"
+    assert run(line, folder, monkeypatch, capsys)[0] == 0
+    code, said = run(f"sae evaluate {runs}/latest --ce-tokens 256 --runs {runs}", folder, monkeypatch, capsys)
+    assert code == 0
+    assert "CE over" in said.out
