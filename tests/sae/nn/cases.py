@@ -37,7 +37,7 @@ class Case:
             d_out=D_OUT if self.transcoder else None,
             l1=0.7,
             l0_weight=1.3,
-            aux_k=3,
+            aux_k=None if self.levels == "none" else 4,
             **LEVELS[self.levels],
         )
 

@@ -99,7 +99,7 @@ def test_more_dead_latents_wanted_than_there_are(case: Case) -> None:
 def test_dead_latents_get_a_gradient_where_they_are_negative_everywhere(case: Case) -> None:
     sae, (x, target) = case.sae(), case.data()
     dead = torch.zeros(N_LATENTS, dtype=torch.bool)
-    dead[[4, 9, 30]] = True  # as many as aux_k, so that all of them are used
+    dead[[4, 9, 30]] = True  # no more than aux_k, so that all of them are used
     with torch.no_grad():
         sae.b_enc[dead] = -50.0
     sae.loss(x, target, dead=dead, generator=generator()).total.backward()
@@ -256,11 +256,13 @@ def test_start(case: Case) -> None:
 
 def test_thresholds_move_in_bfloat16() -> None:
     case = Case("jumprelu", "nested")
+    exact = case.sae(torch.float32).get_parameter("threshold")
     sae = case.sae(torch.float32).to(torch.bfloat16)
     x, _ = case.data(dtype=torch.bfloat16)
     theta = sae.get_parameter("threshold")
     assert theta.dtype == torch.float32 and sae.W_dec.dtype == torch.bfloat16
     before = theta.detach().clone()
+    assert torch.equal(before, exact), "not rounded on the way"
     loss = sae.loss(x)
     loss.total.backward()
     assert theta.grad is not None and theta.grad.dtype == torch.float32
