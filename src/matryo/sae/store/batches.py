@@ -58,9 +58,10 @@ class ShuffledBatches:
             skip = 0
             rows = rows if carried is None else torch.cat([carried, rows])
             whole = len(rows) // self.batch_size * self.batch_size
-            for batch in rows[:whole].split(self.batch_size):
+            # Not split(): it makes an empty batch of rows that are fewer than one.
+            for first in range(0, whole, self.batch_size):
                 self._given += 1
-                yield batch.float()
+                yield rows[first : first + self.batch_size].float()
             carried = rows[whole:]
         self._pass, self._given = self._pass + 1, 0
 
