@@ -33,7 +33,7 @@ class StoreConfig:
             raise ValueError(f"shard_rows is {self.shard_rows}; expected a whole number of 1 or more")
         if self.calibration_tokens < 1:
             raise ValueError(f"calibration_tokens is {self.calibration_tokens}; expected 1 or more")
-        if self.outlier_ratio < 0:
+        if self.outlier_ratio != 0 and not self.outlier_ratio > 1:
             raise ValueError(
                 f"outlier_ratio is {self.outlier_ratio}; expected 0 (keep all) or a ratio above 1, such as 10"
             )

@@ -6,7 +6,11 @@ writing a token twice writes the same bytes to the same place. That is what make
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,20 +53,33 @@ class ShardFiles:
         """Size of a shard's file."""
         return self.rows_in(shard) * self.d_in * DTYPES[self.dtype].itemsize
 
-    @property
-    def bytes(self) -> int:
-        """Size of all files."""
-        return self.rows * self.d_in * DTYPES[self.dtype].itemsize
+    def is_reserved(self, shard: int) -> bool:
+        """Whether a shard's file has its full size."""
+        path = self.path(shard)
+        return path.exists() and path.stat().st_size == self.bytes_in(shard)
 
     def allocate(self) -> None:
-        """Reserve every file's space now: a full disk is then an error here, not a crash while writing."""
+        """Reserve every file's space now: a full disk is then an error here, not a crash while writing.
+
+        Raises:
+            OSError: the disk has not the room. Files reserved so far stay, for the next try.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for shard in range(self.count):
-            path = self.path(shard)
-            if path.exists() and path.stat().st_size == self.bytes_in(shard):
-                continue
+            if not self.is_reserved(shard):
+                self._reserve(self.path(shard), self.bytes_in(shard))
+
+    def _reserve(self, path: Path, size: int) -> None:
+        try:
             with path.open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, self.bytes_in(shard))
+                if sys.platform == "linux":
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"no space for {path} ({error.strerror}); expected {size:,} bytes: free some, then resume"
+            ) from None
 
     def map(self, shard: int, write: bool = False) -> np.memmap[Any, Any]:
         """The memory map of a shard's file, two-byte formats as plain 16-bit words."""
@@ -83,3 +100,9 @@ def slots_of(tokens: int, seed: int, split: str) -> np.ndarray:
     """Slot π(token) of every token of a split, as a permutation of 0 … tokens − 1 (4 bytes per token)."""
     kind = np.uint32 if tokens < 2**32 else np.uint64
     return numpy_generator(seed, "store", split).permutation(np.arange(tokens, dtype=kind))
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 over everything else in a manifest, by which an altered one is known."""
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

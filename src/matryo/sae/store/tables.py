@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matryo.sae.store.layout import SPLITS, ShardFiles, slots_of
+from matryo.sae.store.layout import SPLITS, ShardFiles, manifest_digest, slots_of
 from matryo.sae.store.writer import FORMAT, MANIFEST
 from matryo.spine.errors import unknown
 from matryo.spine.fetch import file_sha256
@@ -50,20 +51,10 @@ class ActivationStore:
 
         Raises:
             OSError: there is no finished store, or a shard is missing.
-            ValueError: a shard has another size than the manifest says.
+            ValueError: the manifest is of another format or damaged, or a shard has another size than it says.
         """
         self.folder = folder
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no {MANIFEST}; expected a finished store: resume its harvest")
-        try:
-            self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is not valid JSON ({error}); expected a store's manifest: harvest again"
-            ) from None
-        if self.manifest.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {self.manifest.get('format')}; expected {FORMAT}: harvest again")
+        self.manifest: dict[str, Any] = _read_manifest(folder / MANIFEST)
         self.d_in: int = self.manifest["d_in"]
         self.scale: float = self.manifest["scale"]
         self.files = {
@@ -111,6 +102,18 @@ class ActivationStore:
                 out = rows.new_empty(len(index), self.d_in)
             out[mine] = rows
         return torch.empty(0, self.d_in) if out is None else out
+
+    def in_token_order(self, chunk: int = 8_192) -> Iterator[tuple[int, Tensor]]:
+        """All activations of the training text, outliers too, in token order: (number of the first token, rows)."""
+        train = self.files["train"].rows
+        slots = slots_of(train + self.files["calibration"].rows, self.manifest["seed"], "train").astype(np.int64)
+        for first in range(0, len(slots), chunk):
+            here = slots[first : first + chunk]
+            trained = here < train
+            rows = torch.empty(len(here), self.d_in)
+            rows[torch.from_numpy(trained)] = self.gather("train", here[trained]).float()
+            rows[torch.from_numpy(~trained)] = self.gather("calibration", here[~trained] - train).float()
+            yield first, rows
 
     def identity(self) -> dict[str, Any]:
         """What the activations are of."""
@@ -192,24 +195,36 @@ def open_activations(source: Tensor | str | Path) -> ActivationStore | ArrayActi
     """
     if isinstance(source, Tensor):
         return ArrayActivations(source)
-    text, _, key = str(source).partition("#")
-    path = Path(text)
+    path, key = _file_and_key(str(source))
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a store, a .npy or a .safetensors file")
+    if key and path.suffix != ".safetensors":
+        raise ValueError(f"{source} names the tensor {key!r}; expected a .safetensors file before #: leave #{key} out")
     if path.is_dir():
         return ActivationStore(path)
     if path.suffix == ".npy":
-        try:
-            # Copy-on-write, as PyTorch wants writable memory; object arrays are pickles and refused by NumPy.
-            array = np.load(path, mmap_mode="c", allow_pickle=False)
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be read ({error}); expected a .npy file of numbers, no pickle") from None
-        if array.dtype not in (np.float16, np.float32, np.float64):
-            raise ValueError(f"{path} holds {array.dtype}; expected float16, float32 or float64")
-        return ArrayActivations(torch.from_numpy(array), str(path))
+        return ArrayActivations(_from_npy(path), str(path))
     if path.suffix == ".safetensors":
         return ArrayActivations(_from_safetensors(path, key), str(source))
     raise ValueError(f"{path} is neither a store nor a .npy or .safetensors file; expected one of these (no pickles)")
+
+
+def _file_and_key(source: str) -> tuple[Path, str]:
+    """The parts of FILE#NAME; a # in the name of a file or folder that exists belongs to it."""
+    text, _, key = source.rpartition("#")
+    return (Path(text), key) if text and not Path(source).exists() else (Path(source), "")
+
+
+def _from_npy(path: Path) -> Tensor:
+    try:
+        # Copy-on-write, as PyTorch wants writable memory; object arrays are pickles and refused by NumPy.
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); expected a .npy file of numbers, no pickle") from None
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.float16, np.float32, np.float64):
+        held = array.dtype if isinstance(array, np.ndarray) else "several arrays"
+        raise ValueError(f"{path} holds {held}; expected one array of float16, float32 or float64")
+    return torch.from_numpy(array)
 
 
 def _from_safetensors(path: Path, key: str) -> Tensor:
@@ -225,6 +240,21 @@ def _from_safetensors(path: Path, key: str) -> Tensor:
     if key not in tensors:
         raise unknown(f"tensor in {path}", key, tensors, fix=f"name one as {path.name}#NAME")
     return tensors[key]
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} holds no {MANIFEST}; expected a finished store: resume its harvest")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found, intact = manifest["format"], manifest.get("digest") == manifest_digest(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is damaged; expected a store's manifest: harvest again") from None
+    if found != FORMAT:
+        raise ValueError(f"{path} has format {found!r}; expected {FORMAT}: harvest again")
+    if not intact:
+        raise ValueError(f"{path} was altered since it was written; expected its own digest: harvest again")
+    return manifest
 
 
 def _check_size(path: Path, expected: int, split: str) -> None:

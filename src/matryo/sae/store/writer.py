@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 from matryo.sae.store.config import StoreConfig
-from matryo.sae.store.layout import DTYPES, ShardFiles, slots_of
+from matryo.sae.store.layout import DTYPES, ShardFiles, manifest_digest, slots_of
+from matryo.spine.config import diff, to_dict, write_text
 from matryo.spine.errors import check_space
 from matryo.spine.fetch import file_sha256
 
 MANIFEST, JOURNAL = "store.json", "journal.json"
 FORMAT = 1
 JOURNAL_SECONDS = 5.0
+MEASURED_ROWS = 8_192
+"""Rows measured at a time."""
 
 
 class StoreWriter:
@@ -41,8 +44,11 @@ class StoreWriter:
 
         Raises:
             OSError: the disk has not the room; said before anything is written.
+            ValueError: the folder holds the beginning of a store of another layout.
         """
-        self.folder, self.config, self.d_in = folder, config, d_in
+        self.folder, self.config, self.d_in, self.tokens = folder, config, d_in, dict(tokens)
+        self._layout = {"tokens": self.tokens, "d_in": d_in, **to_dict(config)}
+        self._done = self._read_journal()
         held_back = min(config.calibration_tokens, tokens["train"] // 10)
         self._slots = {split: slots_of(count, config.seed, split) for split, count in tokens.items()}
         counts = {"train": tokens["train"] - held_back, "calibration": held_back, "heldout": tokens.get("heldout", 0)}
@@ -54,13 +60,12 @@ class StoreWriter:
             files.bytes_in(shard)
             for files in self.files.values()
             for shard in range(files.count)
-            if not files.path(shard).exists()
+            if not files.is_reserved(shard)
         )
         check_space(folder, missing, f"the activations of {sum(tokens.values()):,} tokens")
         for files in self.files.values():
             files.allocate()
         self._open: dict[tuple[str, int], tuple[np.memmap[Any, Any], Tensor]] = {}
-        self._done = self._read_journal()
         self._journal_at = time.monotonic()
 
     def done(self, split: str) -> int:
@@ -71,8 +76,14 @@ class StoreWriter:
         """Write the activations of tokens first, first + 1, … of a split.
 
         Raises:
-            ValueError: a value is NaN or infinite, or does not fit the store's number format.
+            ValueError: a value is NaN or infinite, or does not fit the store's number format; or tokens before `first`
+                were never written, or there are more than the store was made for.
         """
+        if not 0 <= first <= self.done(split) or first + len(values) > self.tokens[split]:
+            raise ValueError(
+                f"tokens {first} to {first + len(values)} of the {split} split were given; expected the next to start "
+                f"at {self.done(split)} or before and to end by {self.tokens[split]}: write them in order"
+            )
         stored = values.to(DTYPES[self.config.dtype])
         if not bool(torch.isfinite(stored).all()):
             bad = int((~torch.isfinite(stored)).any(1).nonzero()[0])
@@ -98,7 +109,7 @@ class StoreWriter:
         """Push what was written to disk, then say so in the journal."""
         for array, _ in self._open.values():
             array.flush()
-        _write_json(self.folder / JOURNAL, self._done)
+        _write_json(self.folder / JOURNAL, {"layout": self._layout, "done": self._done})
         self._journal_at = time.monotonic()
 
     def finish(self, about: Mapping[str, Any]) -> None:
@@ -106,8 +117,16 @@ class StoreWriter:
 
         Args:
             about: what the activations are of (model, site, tokenizer, texts); kept in the manifest.
+
+        Raises:
+            ValueError: tokens are missing, or all activations are 0.
         """
         self.commit()
+        for split, count in self.tokens.items():
+            if self.done(split) < count:
+                raise ValueError(
+                    f"{self.done(split):,} tokens of the {split} split were written; expected {count:,}: write the rest"
+                )
         shards = {
             split: [
                 {"file": files.path(i).name, "rows": files.rows_in(i), "sha256": file_sha256(files.path(i))}
@@ -127,7 +146,7 @@ class StoreWriter:
             **measured,
             "about": dict(about),
         }
-        _write_json(self.folder / MANIFEST, manifest)
+        _write_json(self.folder / MANIFEST, manifest | {"digest": manifest_digest(manifest)})
         self._open.clear()
 
     def _scatter(self, split: str, local: np.ndarray, values: Tensor) -> None:
@@ -146,23 +165,35 @@ class StoreWriter:
 
     def _read_journal(self) -> dict[str, int]:
         path = self.folder / JOURNAL
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            journal = json.loads(path.read_text(encoding="utf-8"))
+            layout, done = journal["layout"], {str(split): int(count) for split, count in journal["done"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return {}  # Altered: nothing is known to be written, and writing it again does no harm.
+        if changes := diff(layout, self._layout):
+            raise ValueError(
+                f"{self.folder} holds the beginning of another store ({'; '.join(changes)}); expected the same layout "
+                "to go on: use a new folder"
+            )
+        return done
 
 
 @torch.no_grad()
 def _measure(files: Mapping[str, ShardFiles], config: StoreConfig) -> dict[str, Any]:
     """Mean and scale of the training split without its outliers, and the outliers' slots in every split."""
     norms = {
-        split: torch.cat([f.open(i).float().norm(dim=1) for i in range(f.count)]) if f.count else torch.zeros(0)
+        split: torch.cat([torch.zeros(0), *(rows.float().norm(dim=1) for rows in _pieces(f))])
         for split, f in files.items()
     }
     median = float(norms["train"].median())
     limit = config.outlier_ratio * median if config.outlier_ratio else math.inf
     total = torch.zeros(files["train"].d_in, dtype=torch.float64)
-    for i in range(files["train"].count):
-        rows = files["train"].open(i).double()
-        here = norms["train"][i * config.shard_rows :][: len(rows)]
-        total += rows[here <= limit].sum(0)
+    start = 0
+    for rows in _pieces(files["train"]):
+        total += rows[norms["train"][start : start + len(rows)] <= limit].sum(0, dtype=torch.float64)
+        start += len(rows)
     kept = norms["train"][norms["train"] <= limit].double()
     mean_square = float(kept.square().mean())
     if not mean_square > 0:
@@ -177,7 +208,16 @@ def _measure(files: Mapping[str, ShardFiles], config: StoreConfig) -> dict[str, 
     }
 
 
+def _pieces(files: ShardFiles) -> Iterator[Tensor]:
+    """All rows in stored order, a few at a time."""
+    for shard in range(files.count):
+        yield from files.open(shard).split(MEASURED_ROWS)
+
+
 def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    partial.replace(path)
+    try:
+        write_text(path, json.dumps(value, indent=1))
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{path} could not be written ({error.strerror}); expected room for it: free some, then resume"
+        ) from None
