@@ -96,6 +96,7 @@ def test_the_beginning_is_a_mixture_and_is_repeatable():
     assert all(document.text.strip() for document in documents)
 
 
+@pytest.mark.slow
 def test_there_are_six_million_characters_of_distinct_text():
     names, n_chars, blocks = set(), 0, collections.Counter()
     for document in open_source("pydocs").documents():
