@@ -217,7 +217,7 @@ def save_notice(folder: Path, sources: list[PackSource]) -> None:
 
 def main() -> None:
     """Fetch, tokenize, train, evaluate, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--checkpoint", type=Path, help="folder of the model while it trains")
     parser.add_argument("--steps", type=int, default=STEPS)
