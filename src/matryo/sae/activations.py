@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,20 +52,10 @@ def chunks(
         yield start * length, flat
 
 
-def hold_back(
-    lm: LM, rows: TokenRows, site: str, batch_size: int, tokens: int = 16_384
-) -> tuple[TokenRows, list[Tensor]]:
-    """Set about `tokens` training tokens aside, at most a tenth: (the other rows, the activations of these in batches).
-
-    Without the outliers, as in training.
-    """
-    count = max(1, min(tokens // rows.tokens.shape[1], len(rows.tokens) // 10))
-    if len(rows.tokens) <= count:
-        raise ValueError(f"there are {len(rows.tokens)} training rows; expected at least 2: give more text")
-    aside = replace(rows, tokens=rows.tokens[-count:], document=rows.document[-count:])
-    acts = without_outliers(torch.cat([found[site].float() for _, found in chunks(lm, aside, [site])]))
-    rest = replace(rows, tokens=rows.tokens[:-count], document=rows.document[:-count])
-    return rest, list(acts.split(batch_size))
+def capture_batches(lm: LM, rows: TokenRows, site: str, batch_size: int) -> list[Tensor]:
+    """All activations of a few rows in batches, position 0 and outliers left out, as in training."""
+    acts = torch.cat([found[site].float() for _, found in chunks(lm, rows, [site])])
+    return list(without_outliers(acts).split(batch_size))
 
 
 def without_outliers(acts: Tensor, ratio: float = 10.0) -> Tensor:

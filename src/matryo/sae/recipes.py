@@ -11,7 +11,9 @@ _SMOLLM2 = {
     "lm": "smollm2",
     "site": ("blocks.10.resid_pre",),
     "text": ("pydocs",),
-    "tokens": 160_000,
+    "tokens": 150_000,
+    "heldout_fraction": 0.15,
+    "calibration_fraction": 0.15,
     "row_length": 256,
     "n_latents": (4608,),
     "k": (32,),
@@ -23,7 +25,6 @@ _SMOLLM2 = {
 _TINY = _SMOLLM2 | {
     "lm": "tiny",
     "site": ("blocks.2.resid_pre",),
-    "tokens": 150_000,
     "n_latents": (2048,),
 }
 _GPT2 = {
@@ -31,6 +32,8 @@ _GPT2 = {
     "site": ("blocks.8.resid_pre",),
     "text": ("hf:Skylion007/openwebtext",),
     "tokens": 1_000_000_000,
+    "heldout_fraction": 0.001,
+    "calibration_fraction": 0.001,
     "row_length": 128,
     "n_latents": (12_288,),
     "k": (32,),
@@ -45,6 +48,8 @@ _GEMMA = {
     "site": ("blocks.12.resid_post",),
     "text": ("hf:monology/pile-uncopyrighted",),
     "tokens": 500_000_000,
+    "heldout_fraction": 0.001,
+    "calibration_fraction": 0.001,
     "row_length": 1024,
     "n_latents": (65_536,),
     "k": (40,),

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from matryo.sae import activations
-from matryo.sae.activations import ActivationStream, chunks, hold_back, site_width, without_outliers
+from matryo.sae.activations import ActivationStream, capture_batches, chunks, site_width, without_outliers
 from matryo.sae.lm import LM, capture
 from matryo.sae.text import TokenRows
 
@@ -162,15 +162,11 @@ def test_without_outliers():
     assert torch.equal(without_outliers(acts, 0), acts)
 
 
-def test_rows_held_back_are_not_trained_on(lm, rows, captured):
-    rest, aside = hold_back(lm, rows, SITES[1], 25, tokens=5 * LENGTH)
-    assert len(rest.tokens) == ROWS - 5 and (rest.tokens == rows.tokens[:-5]).all() and rest.names == rows.names
-    assert [len(batch) for batch in aside] == [25, 25, 10]
-    assert sorted(numbered(aside, captured)) == list(range((ROWS - 5) * (LENGTH - 1), ROWS * (LENGTH - 1)))
-    _, tenth = hold_back(lm, rows, SITES[1], 25)
-    assert sum(map(len, tenth)) == ROWS // 10 * (LENGTH - 1)
-    with pytest.raises(ValueError, match="there are 1 training rows; expected at least 2"):
-        hold_back(lm, TokenRows(rows.tokens[:1], rows.document[:1], rows.names), SITES[1], 25)
+def test_captured_batches_hold_every_token_of_their_rows_once(lm, rows, captured):
+    few = TokenRows(rows.tokens[:5], rows.document[:5], rows.names)
+    batches = capture_batches(lm, few, SITES[1], 25)
+    assert [len(batch) for batch in batches] == [25, 25, 10]
+    assert numbered(batches, captured) == list(range(5 * (LENGTH - 1)))
 
 
 def test_a_buffer_of_less_than_two_batches_is_refused(lm, rows):

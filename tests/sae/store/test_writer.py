@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.sae.store.cases import D_IN, FIRST, HELDOUT, LAYOUT, TRAIN, folder_bytes, stored, tokens_of, write_store
 
-from matryo.sae.store import StoreConfig, StoreWriter, in_order
+from matryo.sae.store import ActivationStore, StoreConfig, StoreWriter, in_order
 from matryo.sae.store.layout import slots_of
 
 
@@ -185,3 +185,28 @@ def test_a_store_of_zeros_is_refused(tmp_path):
 def test_values_of_the_layout_are_checked(field, value, word):
     with pytest.raises(ValueError, match=word):
         StoreConfig(**{field: value})
+
+
+def test_a_calibration_part_of_its_own_takes_nothing_from_training(tmp_path):
+    parts = {"train": tokens_of("train"), "calibration": tokens_of("train", 57) + 5, "heldout": tokens_of("heldout")}
+    writer = StoreWriter(tmp_path, {split: len(values) for split, values in parts.items()}, D_IN, LAYOUT)
+    for split, values in parts.items():
+        writer.write(split, 0, values)
+    writer.finish({})
+    store = ActivationStore(tmp_path)
+    for split, values in parts.items():
+        found = stored(store, split)
+        assert torch.equal(found[found[:, 0].argsort()], values)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_token_order_gives_back_the_training_text(tmp_path, apart):
+    parts = {"train": tokens_of("train"), "heldout": tokens_of("heldout")}
+    parts |= {"calibration": tokens_of("train", 57)} if apart else {}
+    writer = StoreWriter(tmp_path, {split: len(values) for split, values in parts.items()}, D_IN, LAYOUT)
+    for split, values in parts.items():
+        writer.write(split, 0, values)
+    writer.finish({})
+    found = list(ActivationStore(tmp_path).in_token_order(chunk=100))
+    assert [first for first, _ in found] == list(range(0, TRAIN, 100))
+    assert torch.equal(torch.cat([rows for _, rows in found]), parts["train"])

@@ -236,3 +236,30 @@ def test_files_cut_short_are_refused(tmp_path, name):
         (tmp_path / name).write_bytes(whole[:kept])
         with pytest.raises(ValueError, match="do not match their digest"):
             TokenRows.load(tmp_path)
+
+
+@pytest.mark.parametrize("n_groups", [3, 9, 40])
+def test_a_calibration_part_shares_no_group_and_leaves_the_others_as_they_were(n_groups):
+    config = RowsConfig(row_length=LENGTH, heldout_fraction=0.2, calibration_fraction=0.1)
+    rows = pack_rows([Texts(corpus(n_groups))], encode, BOS, config)
+    groups = {part: {name.split("/")[0] for name in rows[part].names} for part in rows}
+    assert set(groups) == {"train", "heldout", "calibration"} and all(groups.values())
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values()))
+    without = pack_rows([Texts(corpus(n_groups))], encode, BOS, RowsConfig(row_length=LENGTH, heldout_fraction=0.2))
+    if n_groups > 3:
+        assert without["heldout"].digest() == rows["heldout"].digest()
+
+
+def test_a_calibration_part_of_one_document_is_cut_from_its_last_rows():
+    config = RowsConfig(row_length=LENGTH, heldout_fraction=0.2, calibration_fraction=0.2)
+    document = corpus(1)[0]
+    rows = pack_rows([Texts([document])], encode, BOS, config)
+    assert {part: found.split_by for part, found in rows.items()} == dict.fromkeys(rows, "row")
+    whole = np.concatenate([rows[part].tokens[:, 1:] for part in ("train", "calibration", "heldout")]).ravel()
+    assert whole.tolist() == encode([document.text])[0][: len(whole)]
+    assert len(rows["calibration"].tokens) == len(rows["heldout"].tokens) > 0
+
+
+def test_fractions_that_leave_nothing_to_train_on_are_refused():
+    with pytest.raises(ValueError, match="leave nothing to train on"):
+        RowsConfig(heldout_fraction=0.5, calibration_fraction=0.5)

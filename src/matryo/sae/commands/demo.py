@@ -126,12 +126,12 @@ MIN_FIRINGS = 20
 def _choose(saes: "dict[str, SAE]", lm: "LM", rows: "TokenRows", outputs: dict[str, Any]) -> list[_Shown]:
     import torch
 
-    from matryo.sae.activations import chunks
     from matryo.sae.evaluate import collect_passages
+    from matryo.sae.store import ActivationStore
     from matryo.spine.seeding import numpy_generator
 
-    site, shown = outputs["site"], []
-    with progress("passages", len(rows.tokens) * len(saes), "rows") as bar:
+    store, shown = ActivationStore(Path(outputs["store"])), []
+    with progress("passages", rows.tokens[:, 1:].size * len(saes), "tokens") as bar:
         for name, sae in saes.items():
             bands = list(zip((0, *sae.config.lengths[:-1]), sae.config.lengths, strict=True))
             share = LATENTS // len(saes) // len(bands)
@@ -145,9 +145,9 @@ def _choose(saes: "dict[str, SAE]", lm: "LM", rows: "TokenRows", outputs: dict[s
                 return chosen
 
             def read() -> Any:
-                for first, found in chunks(lm, rows, [site]):
-                    yield first, found[site]
-                    bar.advance(len(found[site]) // (rows.tokens.shape[1] - 1))
+                for first, x in store.in_token_order():
+                    yield first, x
+                    bar.advance(len(x))
 
             found = collect_passages(sae, read, rows.tokens.shape[1], draw)
             unembed = lm.unembed().float()

@@ -118,11 +118,13 @@ def token_rows(options: "TextOptions", lm: "LM", folder: Path) -> tuple[dict[str
     sources = [open_source(spec) for spec in options.text]
     texts = [source.describe() for source in sources]
     if (folder / "rows" / "heldout" / "rows.json").is_file():
-        return {split: TokenRows.load(folder / "rows" / split) for split in ("train", "heldout")}, texts
+        saved = sorted(path.parent for path in (folder / "rows").glob("*/rows.json"))
+        return {path.name: TokenRows.load(path) for path in saved}, texts
     config = RowsConfig(
         row_length=options.row_length,
         max_tokens=options.tokens,
         heldout_fraction=options.heldout_fraction,
+        calibration_fraction=options.calibration_fraction,
         seed=options.seed,
     )
     with progress("text", None, "rows") as bar:
@@ -130,7 +132,7 @@ def token_rows(options: "TextOptions", lm: "LM", folder: Path) -> tuple[dict[str
         bar.note(
             ", ".join(f"{len(rows.tokens):,} {split} rows of {options.row_length}" for split, rows in splits.items())
         )
-    for split in ("train", "heldout"):
+    for split in sorted(splits, key=lambda split: split == "heldout"):  # held-out last: with it the rows are complete
         splits[split].save(folder / "rows" / split)
     return splits, texts
 

@@ -26,7 +26,9 @@ class TextOptions:
     row_length: int = 256
     "Tokens per row, BOS included."
     heldout_fraction: float = 0.1
-    "Share of the text kept apart for evaluation."
+    "Share of the text kept apart for evaluation, by document group."
+    calibration_fraction: float = 0.1
+    "Share of the text on which inference thresholds are set, by document group; 0 takes training tokens."
     lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     "Number format of the language model."
     device: str = "cpu"

@@ -169,20 +169,20 @@ def _stored(options: TrainOptions) -> _Data:
 
 
 def _streamed(options: TrainOptions, run: Path) -> _Data:
-    from matryo.sae.activations import ActivationStream, hold_back, site_width
+    from matryo.sae.activations import ActivationStream, capture_batches, site_width
     from matryo.sae.lm import load_lm
 
     site = options.site[0]
     lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
     splits, texts = token_rows(options, lm, run)
-    training, calibration = hold_back(lm, splits["train"], site, options.batch_size)
+    training, aside = splits["train"], splits.get("calibration")
     stream = ActivationStream(
         lm, training, site, options.batch_size, buffer_tokens=options.buffer_tokens, seed=options.seed
     )
     return _Data(
         batches=stream,
         batches_per_pass=len(training.tokens) * (options.row_length - 1) / options.batch_size,
-        calibration=calibration,
+        calibration=capture_batches(lm, aside, site, options.batch_size) if aside else None,
         d_in=site_width(lm, site, options.row_length),
         metadata=sae_metadata(options.lm, site, options.row_length, texts),
         site=site,

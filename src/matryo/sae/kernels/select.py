@@ -84,11 +84,9 @@ def select_batch_topk(
     the work does: too low costs memory for candidates, too high costs a second encoder product.
     """
     threshold = max(0.0, MARGIN * hint) if hint and math.isfinite(hint) else 0.0
-    while True:
-        found = _scan_running(x, W, b, count, threshold)
-        if len(found[2]) >= count or threshold == 0.0:
-            break
-        threshold = 0.0 if threshold < 0.5 * MARGIN * (hint or 0.0) else 0.8 * threshold
+    found = _scan_running(x, W, b, count, threshold)
+    if len(found[2]) < count and threshold > 0:
+        found = _scan_running(x, W, b, count, 0.0)
     if len(found[2]) > count:
         found = _keep_largest(found, count)
     return Entries.from_pairs(*found, n_rows=x.shape[0], n_latents=W.shape[1])

@@ -17,7 +17,7 @@ class StoreConfig:
     shard_rows: int = 65_536
     "Activations per shard file."
     calibration_tokens: int = 16_384
-    "Training tokens set aside for inference thresholds; at most a tenth of them."
+    "Training tokens set aside for inference thresholds where the text has no part for it; at most a tenth of them."
     skip_first: bool = True
     "Leave out position 0 of every row (the BOS token, whose activation is like no other)."
     outlier_ratio: float = 10.0

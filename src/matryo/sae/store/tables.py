@@ -106,7 +106,7 @@ class ActivationStore:
     def in_token_order(self, chunk: int = 8_192) -> Iterator[tuple[int, Tensor]]:
         """All activations of the training text, outliers too, in token order: (number of the first token, rows)."""
         train = self.files["train"].rows
-        slots = slots_of(train + self.files["calibration"].rows, self.manifest["seed"], "train").astype(np.int64)
+        slots = slots_of(self.manifest["tokens"]["train"], self.manifest["seed"], "train").astype(np.int64)
         for first in range(0, len(slots), chunk):
             here = slots[first : first + chunk]
             trained = here < train

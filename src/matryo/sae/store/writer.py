@@ -38,7 +38,8 @@ class StoreWriter:
 
         Args:
             folder: the store's folder, made when missing.
-            tokens: number of activations of the splits "train" and "heldout".
+            tokens: number of activations of the splits "train", "heldout" and "calibration"; without the last, some
+                training tokens are set aside for it.
             d_in: width of an activation.
             config: the layout.
 
@@ -49,9 +50,11 @@ class StoreWriter:
         self.folder, self.config, self.d_in, self.tokens = folder, config, d_in, dict(tokens)
         self._layout = {"tokens": self.tokens, "d_in": d_in, **to_dict(config)}
         self._done = self._read_journal()
-        held_back = min(config.calibration_tokens, tokens["train"] // 10)
+        self._apart = "calibration" in tokens
+        held_back = 0 if self._apart else min(config.calibration_tokens, tokens["train"] // 10)
         self._slots = {split: slots_of(count, config.seed, split) for split, count in tokens.items()}
-        counts = {"train": tokens["train"] - held_back, "calibration": held_back, "heldout": tokens.get("heldout", 0)}
+        counts = {"train": tokens["train"] - held_back, "calibration": held_back, "heldout": 0}
+        counts |= {split: count for split, count in tokens.items() if split != "train"}
         self.files = {
             split: ShardFiles(folder, split, rows, d_in, config.dtype, config.shard_rows)
             for split, rows in counts.items()
@@ -93,7 +96,7 @@ class StoreWriter:
                 "expected finite numbers: use another dtype (bfloat16 or float32) or check the model"
             )
         slots = self._slots[split][first : first + len(values)].astype(np.int64)
-        parts = ("train", "calibration") if split == "train" else (split,)
+        parts = ("train", "calibration") if split == "train" and not self._apart else (split,)
         start = 0
         for part in parts:
             files = self.files[part]
@@ -141,6 +144,7 @@ class StoreWriter:
             "dtype": self.config.dtype,
             "shard_rows": self.config.shard_rows,
             "seed": self.config.seed,
+            "tokens": self.tokens,
             "rows": {split: files.rows for split, files in self.files.items()},
             "shards": shards,
             **measured,

@@ -67,8 +67,8 @@ _SKIPPED_FOLDERS = frozenset(
 )
 _MIN_DOCSTRING = 60  # shorter ones are mostly "Return the name."
 _MIN_DOCUMENT = 400
-_MAX_DOCUMENT = 6_000  # a longer module is cut, so that no package holds the floor for long
-_MAX_PARTS = 5  # documents of one module and kind, for the same reason
+_MAX_DOCUMENT = 2_000  # a longer module is cut, so that no package holds the floor for long
+_MAX_PARTS = 3  # documents of one module and kind, for the same reason: many modules make a better sample than few
 _MAX_FILE = 1_000_000  # larger files are generated tables
 _MAX_PACKAGE = 2_000_000  # what the largest packages give, so that the whole is not mostly theirs
 _DOCS_PER_SOURCE = 3

@@ -1,4 +1,4 @@
-"""Documents → rows of token ids of one fixed length, in a train and a held-out part that share no group.
+"""Documents → rows of token ids of one fixed length, in parts that share no group: train, held-out, calibration.
 
 Layout of a row: position 0 is BOS, positions 1 … row_length − 1 are text. Documents follow one another without
 padding and run over the ends of rows; the tail that does not fill a row is dropped. Nothing is put between two
@@ -39,8 +39,10 @@ class RowsConfig:
     """Tokens of training text (BOS not counted), rounded up to whole rows; everything there is if not set."""
     heldout_fraction: float = 0.1
     """Share of the groups held out; with a budget, also the held-out rows as a fraction of the training rows."""
+    calibration_fraction: float = 0.0
+    """The same for a third part, on which inference thresholds are set; there is none by default."""
     seed: int = 0
-    """Decides which groups are held out."""
+    """Decides which groups are held out or set aside."""
     separator: int | None = None
     """Token id put between documents; none by default."""
 
@@ -49,8 +51,20 @@ class RowsConfig:
             raise ValueError(f"row_length {self.row_length}: expected at least 2, BOS and one token of text")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens {self.max_tokens}: expected at least 1, or none for all of the text")
-        if not 0 <= self.heldout_fraction < 1:
-            raise ValueError(f"heldout_fraction {self.heldout_fraction}: expected 0 ≤ fraction < 1, e.g. 0.1")
+        for name, fraction in (("heldout", self.heldout_fraction), ("calibration", self.calibration_fraction)):
+            if not 0 <= fraction < 1:
+                raise ValueError(f"{name}_fraction {fraction}: expected 0 ≤ fraction < 1, e.g. 0.1")
+        if self.heldout_fraction + self.calibration_fraction >= 1:
+            raise ValueError(
+                f"heldout_fraction {self.heldout_fraction} and calibration_fraction {self.calibration_fraction} leave "
+                "nothing to train on: expected a sum below 1"
+            )
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Of the parts other than "train"; "calibration" only where it is wanted."""
+        calibration = {"calibration": self.calibration_fraction} if self.calibration_fraction else {}
+        return {"heldout": self.heldout_fraction, **calibration}
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +137,7 @@ def pack_rows(
     """Pack the documents of the sources into rows.
 
     Several sources are interleaved so that each has given about the same amount of text at any point. Reading stops
-    when both parts are full.
+    when all parts are full.
 
     Args:
         sources: Where the documents come from; read from the start, possibly more than once.
@@ -132,7 +146,8 @@ def pack_rows(
         config: Row length, budget and split; the defaults if not given.
 
     Returns:
-        `"train"` and `"heldout"`; held-out has no rows only if `heldout_fraction` is 0.
+        `"train"` and `"heldout"`, and `"calibration"` if it has a fraction; held-out has no rows only if its fraction
+        is 0.
 
     Raises:
         ValueError: There is no source, or less text than one row for each part.
@@ -148,56 +163,64 @@ def pack_rows(
     return _pack_last_rows(sources, encode, bos_id, config)
 
 
-def _wanted_rows(config: RowsConfig) -> tuple[int | None, int | None]:
-    """Rows the budget asks for: (train, held-out), None without a budget."""
+def _wanted_rows(config: RowsConfig) -> dict[str, int | None]:
+    """Rows of each part that the budget asks for; None without a budget."""
+    parts = ("train", *config.fractions)
     if config.max_tokens is None:
-        return None, None
+        return dict.fromkeys(parts)
     train = math.ceil(config.max_tokens / (config.row_length - 1))
-    heldout = max(1, round(train * config.heldout_fraction)) if config.heldout_fraction > 0 else 0
-    return train, heldout
+    return {"train": train, **{part: _share(train, fraction) for part, fraction in config.fractions.items()}}
+
+
+def _share(rows: int, fraction: float) -> int:
+    return max(1, round(rows * fraction)) if fraction > 0 else 0
 
 
 def _pack_parts(
     sources: Sequence[Source], encode: Encode, config: RowsConfig, by: SplitBy
 ) -> dict[str, _Packer] | None:
-    """Pack with whole groups or documents on one side; None if that leaves a part without a row."""
-    n_train, n_heldout = _wanted_rows(config)
-    parts = {"train": _Packer(config, n_train), "heldout": _Packer(config, n_heldout)}
-    part_of, stream = assign(interleave(sources), by, config.heldout_fraction, config.seed)
+    """Pack with whole groups or documents in one part; None if that leaves a part without a row."""
+    parts = {part: _Packer(config, limit) for part, limit in _wanted_rows(config).items()}
+    part_of, stream = assign(interleave(sources), by, config.fractions, config.seed)
     if part_of is None:
         return None
     for batch in batches((part_of(document), document) for document in stream):
         batch = [(name, document, text) for name, document, text in batch if not parts[name].full]
         for (name, document, _), ids in zip(batch, encode([text for *_, text in batch]), strict=True):
             parts[name].add(ids, document)
-        if parts["train"].full and parts["heldout"].full:
+        if all(part.full for part in parts.values()):
             break
-    enough = parts["train"].n_rows > 0 and (parts["heldout"].n_rows > 0 or config.heldout_fraction == 0)
+    enough = all(part.n_rows > 0 or config.fractions.get(name) == 0 for name, part in parts.items())
     return parts if enough else None
 
 
 def _pack_last_rows(sources: Sequence[Source], encode: Encode, bos_id: int, config: RowsConfig) -> dict[str, TokenRows]:
-    """Pack everything in order and hold out the last rows: for a single document."""
-    n_train, n_heldout = _wanted_rows(config)
-    packer = _Packer(config, None if n_train is None or n_heldout is None else n_train + n_heldout)
+    """Pack everything in order and take the other parts from the last rows: for a single document."""
+    wanted = _wanted_rows(config)
+    limit = None if config.max_tokens is None else sum(count or 0 for count in wanted.values())
+    packer = _Packer(config, limit)
     for batch in batches(("", document) for document in interleave(sources)):
         for (_, document, _), ids in zip(batch, encode([text for *_, text in batch]), strict=True):
             packer.add(ids, document)
         if packer.full:
             break
-    needed = 1 if config.heldout_fraction == 0 else 2
+    needed = 1 + sum(fraction > 0 for fraction in config.fractions.values())
     if packer.n_rows < needed:
-        parts = "one to train on and one held out" if needed == 2 else "one to train on"
+        parts = ", ".join(["one to train on", "one held out", "one to calibrate on"][:needed])
         raise ValueError(
             f"the text is {packer.n_tokens} tokens: expected at least {needed} rows of {config.row_length} "
             f"({parts}); give more text or a smaller row length"
         )
     rows = packer.rows(bos_id, "row")
-    share = n_heldout if packer.full and n_heldout is not None else round(len(rows.tokens) * config.heldout_fraction)
-    cut = len(rows.tokens) - (max(1, share) if needed == 2 else 0)
+    end, cut = len(rows.tokens), {}
+    for part, fraction in config.fractions.items():
+        count = wanted[part] if packer.full else _share(len(rows.tokens), fraction)
+        cut[part] = slice(end - (count or 0), end)
+        end -= count or 0
+    cut["train"] = slice(0, end)
     return {
-        "train": TokenRows(rows.tokens[:cut], rows.document[:cut], rows.names, "row"),
-        "heldout": TokenRows(rows.tokens[cut:], rows.document[cut:], rows.names, "row"),
+        part: TokenRows(rows.tokens[where], rows.document[where], rows.names, "row")
+        for part, where in sorted(cut.items(), reverse=True)
     }
 
 

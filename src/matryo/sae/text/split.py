@@ -1,17 +1,17 @@
 """Which documents are held out, and the order in which several sources are read.
 
 The split. Each group gets u = hash(seed, group) ∈ [0, 1). Of the groups met in the first documents (up to 64 groups
-or about 256 documents), the `heldout_fraction` with the smallest u is held out, at least one and not all; of groups
-met later those with u < heldout_fraction. So it depends on the seed and on the text, not on the budget. Where this
-leaves a part without a full row, the unit of the split becomes the document, and at last the row (the last rows are
-held out); `TokenRows.split_by` records which it was.
+or about 256 documents), the fraction with the smallest u is held out, the fraction after it set aside for calibration,
+at least one group each and one left to train on; groups met later go by their u. So it depends on the seed and on the
+text, not on the budget. Where this leaves a part without a full row, the unit of the split becomes the document, and at
+last the row (the last rows are held out, those before them set aside); `TokenRows.split_by` records which it was.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from matryo.sae.text.documents import Document, Source
@@ -26,13 +26,15 @@ _BATCH_CHARS = 1 << 18
 
 
 def assign(
-    stream: Iterator[Document], by: SplitBy, heldout_fraction: float, seed: int
+    stream: Iterator[Document], by: SplitBy, fractions: Mapping[str, float], seed: int
 ) -> tuple[Callable[[Document], str] | None, Iterator[Document]]:
     """The part of each document, and the stream again with what was read ahead put back.
 
-    The function is None if there are fewer than two units.
+    `fractions` are those of the parts other than "train", in the order of u. The function is None if there are fewer
+    units than parts.
     """
-    if heldout_fraction == 0:
+    fractions = {part: fraction for part, fraction in fractions.items() if fraction > 0}
+    if not fractions:
         return (lambda _: "train"), stream
     ahead: list[Document] = []
     units: set[str] = set()
@@ -42,17 +44,27 @@ def assign(
         units.add(_unit(document, by))
         n_chars += len(document.text)
         long = len(ahead) >= _LOOK_AHEAD_DOCUMENTS or n_chars >= _LOOK_AHEAD_CHARS
-        if len(units) >= _LOOK_AHEAD_GROUPS or (long and len(units) > 1) or n_chars >= _SINGLE_GROUP_CHARS:
+        if len(units) >= _LOOK_AHEAD_GROUPS or (long and len(units) > len(fractions)) or n_chars >= _SINGLE_GROUP_CHARS:
             break
-    if len(units) < 2:
+    if len(units) <= len(fractions):
         return None, stream
-    n_heldout = min(max(1, round(len(units) * heldout_fraction)), len(units) - 1)
-    heldout = set(sorted(units, key=lambda unit: _place(seed, unit))[:n_heldout])
+    in_order = sorted(units, key=lambda unit: _place(seed, unit))
+    known: dict[str, str] = {}
+    for index, (part, fraction) in enumerate(fractions.items()):
+        left = len(units) - len(known) - (len(fractions) - index)  # each later part, "train" among them, needs one
+        count = min(max(1, round(len(units) * fraction)), left)
+        known |= dict.fromkeys(in_order[len(known) : len(known) + count], part)
 
     def part_of(document: Document) -> str:
         unit = _unit(document, by)
-        held = unit in heldout if unit in units else _place(seed, unit) < heldout_fraction
-        return "heldout" if held else "train"
+        if unit in units:
+            return known.get(unit, "train")
+        place = _place(seed, unit)
+        for part, fraction in fractions.items():
+            if place < fraction:
+                return part
+            place -= fraction
+        return "train"
 
     return part_of, itertools.chain(ahead, stream)
 
