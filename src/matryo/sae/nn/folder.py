@@ -7,8 +7,9 @@
 | topk with levels, batch_topk, jumprelu | jumprelu | the same and threshold (n_latents,) |
 | gated | gated | W_enc, b_gate, b_mag, r_mag, W_dec, b_dec |
 
-A transcoder's architecture has the suffix or name `transcoder`, and cfg.json a `d_out`. What SAELens does not know
-stands under `metadata.matryo`: the full configuration and the SHA-256 of the weights.
+A transcoder's architecture has the suffix or name `transcoder`, and cfg.json a `d_out`; SAELens reads `transcoder` and
+`jumprelu_transcoder`, and has no format for gated and topk ones, which only we read. What SAELens does not know stands
+under `metadata.matryo`: the full configuration and the SHA-256 of the weights.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any]) -> None:
         metadata: SAELens' keys (model_name, hook_name, context_size, …) to put beside ours.
 
     Raises:
-        ValueError: an SAE that infers by threshold has none yet, or a gated transcoder (no such format).
+        ValueError: an SAE that infers by threshold has none yet.
     """
     architecture = _architecture(sae)
     json.dumps(metadata)  # what JSON cannot hold is found before anything is written
@@ -65,7 +66,7 @@ def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any]) -> None:
         "normalize_activations": "none",
         "reshape_activations": "none",
     }
-    if architecture == "topk":
+    if architecture.startswith("topk"):
         config |= {"k": sae.config.k, "rescale_acts_by_decoder_norm": False}
     if sae.config.transcoder:
         config["d_out"] = sae.config.d_out
@@ -145,14 +146,12 @@ def _architecture(sae: SAE) -> str:
     name = {"relu": "standard"}.get(kind, kind)
     if not sae.config.transcoder:
         return name
-    if name not in ("standard", "jumprelu"):
-        raise ValueError(f"a {kind} transcoder has no SAELens format; expected relu, batch_topk or jumprelu")
-    return "transcoder" if name == "standard" else "jumprelu_transcoder"
+    return "transcoder" if name == "standard" else f"{name}_transcoder"
 
 
 def _to_saelens(sae: SAE, architecture: str) -> dict[str, Tensor]:
     state = {name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}
-    if architecture == "gated":
+    if sae.config.kind == "gated":
         state["b_gate"] = state.pop("b_enc")
     if isinstance(sae, TopKFamily):
         threshold = state.pop("threshold")
@@ -166,7 +165,7 @@ def _from_saelens(sae: SAE, tensors: dict[str, Tensor], config: dict[str, Any]) 
     if sae.config.kind == "gated":
         state["b_enc"] = state.pop("b_gate")
     if isinstance(sae, TopKFamily):
-        if config.get("architecture") == "topk":
+        if str(config.get("architecture")).startswith("topk"):
             state.setdefault("threshold", torch.tensor(float("nan")))
         else:
             state["threshold"] = state["threshold"][0]
