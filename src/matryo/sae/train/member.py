@@ -23,12 +23,19 @@ class Member:
         self.sae = sae.train()
         self.config = config
         self.lr = config.lr or 2e-4 * math.sqrt(2**14 / sae.config.n_latents)
-        self.optimiser = torch.optim.Adam(sae.parameters(), lr=self.lr, betas=config.betas, fused=True)
+        self.optimiser = torch.optim.Adam(self._groups(), lr=self.lr, betas=config.betas, fused=True)
         self.generator = torch_generator(sae.config.seed, "levels")
         self.silent_tokens = torch.zeros(sae.config.n_latents, dtype=torch.long, device=sae.W_dec.device)
         self.hint: float | None = None
         self.boundary = 0.0
         self.boundary_weight = 0.0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The parameters with the multiple of the learning rate they are given."""
+        named = dict(self.sae.named_parameters())
+        thresholds = [named.pop("threshold")] if "threshold" in named else []
+        groups = [{"params": list(named.values()), "multiple": 1.0}]
+        return [*groups, {"params": thresholds, "multiple": self.config.threshold_lr}] if thresholds else groups
 
     def step(self, x: Tensor, target: Tensor | None, step: int, steps: int) -> Loss:
         """One gradient step on a scaled batch."""
@@ -41,14 +48,17 @@ class Member:
             generator=self.generator,
             sparsity_scale=self.config.sparsity_factor(step, steps),
         )
-        if not math.isfinite(float(loss.total.detach())):
-            raise ValueError(_not_finite(self.sae, loss, x, step))
+        total = float(loss.total.detach())
+        if not math.isfinite(total):
+            raise ValueError(
+                f"the loss of {self.sae.config.name} is {total} at step {step}; expected a finite number: lower lr"
+            )
         loss.total.backward()
         self.sae.project_gradient()
         if self.config.clip:
             torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.config.clip, foreach=True)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * self.config.lr_factor(step, steps)
+            group["lr"] = self.lr * group["multiple"] * self.config.lr_factor(step, steps)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.sae.normalise_rows()
@@ -91,7 +101,7 @@ class Member:
         for name, value in parts.get("adam", {}).items():
             index, _, moment = name.partition(".")
             state.setdefault(int(index), {})[moment] = value
-        parameters = list(self.sae.parameters())
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         for index, moments in state.items():
             for name, value in moments.items():
                 # Moments of W_enc keep its memory order, as the fused optimiser reads both side by side.
@@ -104,12 +114,3 @@ class Member:
         self.generator.set_state(tensors["generator"])
         self.hint, self.boundary = plain["hint"], plain["boundary"]
         self.boundary_weight = plain["boundary_weight"]
-
-
-def _not_finite(sae: SAE, loss: Loss, x: Tensor, step: int) -> str:
-    bad = (~torch.isfinite(x)).any(1).nonzero().view(-1)
-    if len(bad):
-        return (
-            f"row {int(bad[0])} of batch {step} has NaN or infinite activations; expected finite numbers: drop the row"
-        )
-    return f"the loss of {sae.config.name} is {float(loss.total)} at step {step}; expected a finite number: lower lr"
