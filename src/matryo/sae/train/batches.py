@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,8 +43,9 @@ class BatchSource:
                 self._iterator = iter(self.batches)
             item = next(self._iterator, None)
             if item is not None:
+                batch = as_batch(item, f"batch {self.given}")
                 self.given += 1
-                return _as_batch(item)
+                return batch
             if self._iterator is self.batches:
                 return None
             self._iterator = None
@@ -68,16 +70,35 @@ class BatchSource:
                 )
 
 
-def _as_batch(item: Any) -> Batch:
-    x, target = item if isinstance(item, tuple | list) else (item, None)
-    for value in (x, target):
-        if value is not None and (not torch.is_tensor(value) or value.dim() != 2 or not len(value)):
-            shape = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
-            raise ValueError(
-                f"a batch is {shape}; expected a tensor (batch, d_in) or a pair of them with at least one row"
-            )
-    return _floating(x), None if target is None else _floating(target)
+def as_batch(item: Any, name: str) -> Batch:
+    """What an iterable gave, as (x, target or None) in floating point.
+
+    Raises:
+        ValueError: it is no (batch, d_in) tensor, nor a list or tuple of one or two of as many rows; or a value is NaN
+            or infinite (the row is named).
+    """
+    parts = item if isinstance(item, tuple | list) else (item,)
+    shapes = [tuple(part.shape) if torch.is_tensor(part) else type(part).__name__ for part in parts]
+    rows = {shape[0] if isinstance(shape, tuple) and len(shape) == 2 else 0 for shape in shapes}
+    if not 1 <= len(parts) <= 2 or len(rows) > 1 or 0 in rows:
+        found = " and ".join(map(str, shapes[:3])) or "empty"
+        raise ValueError(
+            f"{name} is {found}; expected a tensor (batch, d_in), or a pair of as many rows, with at least one row"
+        )
+    x, *target = (_finite(_floating(part), name) for part in parts)
+    return x, target[0] if target else None
 
 
 def _floating(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _finite(x: Tensor, name: str) -> Tensor:
+    # The sum is quick; only when it is not finite are the rows looked at.
+    if not math.isfinite(float(x.detach().sum())):
+        bad = (~torch.isfinite(x)).any(1).nonzero().view(-1)
+        if len(bad):
+            raise ValueError(
+                f"row {int(bad[0])} of {name} is NaN or infinite; expected finite activations: drop the row"
+            )
+    return x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -24,7 +26,11 @@ class Checkpoints:
     folder: Path
 
     def write(self, step: int, tensors: dict[str, Tensor], plain: dict[str, Any]) -> Path:
-        """Write one checkpoint under a temporary name, rename it, remove the older ones."""
+        """Write one checkpoint under a temporary name, rename it, remove the older ones.
+
+        Raises:
+            OSError: it could not be written; the one before is still there.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"step-{step:08d}"
         partial = self.folder / f"partial-{step:08d}"
@@ -32,11 +38,16 @@ class Checkpoints:
         partial.mkdir()
         try:
             save_file(tensors, partial / TENSORS)
-        except SafetensorError as error:
+            plain = {"step": step, **plain}
+            record = {"digest": _digest(partial / TENSORS, plain), "plain": plain}
+            (partial / PLAIN).write_text(json.dumps(record), encoding="utf-8")
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(f"the checkpoint of step {step} could not be written to {self.folder}: {error}") from None
-        digest = file_sha256(partial / TENSORS)
-        (partial / PLAIN).write_text(json.dumps({"step": step, "sha256": digest, **plain}), encoding="utf-8")
+            raise OSError(
+                getattr(error, "errno", None) or errno.EIO,
+                f"the checkpoint of step {step} could not be written to {self.folder} ({error}); expected room for it: "
+                "free some, then resume from the one before",
+            ) from None
         if final.exists():
             shutil.rmtree(final)
         partial.replace(final)
@@ -56,10 +67,11 @@ class Checkpoints:
             return None
         path = complete[-1]
         try:
-            plain = json.loads((path / PLAIN).read_text(encoding="utf-8"))
-            intact = file_sha256(path / TENSORS) == plain["sha256"]
+            record = json.loads((path / PLAIN).read_text(encoding="utf-8"))
+            plain = record["plain"]
+            intact = _digest(path / TENSORS, plain) == record["digest"]
             tensors = load_file(path / TENSORS) if intact else {}
-        except (OSError, ValueError, KeyError, SafetensorError):
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             intact, plain, tensors = False, {}, {}
         if not intact:
             raise ValueError(f"checkpoint {path} is truncated or altered; expected it as written: start a new run")
@@ -67,3 +79,8 @@ class Checkpoints:
 
     def _complete(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+
+def _digest(tensors: Path, plain: dict[str, Any]) -> str:
+    """SHA-256 over both files of a checkpoint."""
+    return hashlib.sha256((file_sha256(tensors) + json.dumps(plain, sort_keys=True)).encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 from matryo.sae.nn import SAE, Loss
 from matryo.sae.nn.base import unit_scale
 from matryo.sae.nn.topk_family import TopKFamily
-from matryo.sae.train.batches import Batch, BatchSource
+from matryo.sae.train.batches import Batch, BatchSource, as_batch
 from matryo.sae.train.checkpoint import Checkpoints
 from matryo.sae.train.config import TrainConfig
 from matryo.sae.train.member import Member
+from matryo.spine.config import diff, to_dict
 
 Metrics = dict[str, float]
 
@@ -69,7 +70,9 @@ def train(
         fresh: set b_dec and thresholds from the first batch; False to go on training given weights.
 
     Raises:
-        ValueError: no batch, unknown number of steps, widths that differ, NaN or infinite values (the row is named).
+        ValueError: no batch, unknown number of steps, widths that differ, NaN or infinite values (the row is named), a
+            checkpoint that is damaged or of another configuration. Before errors in the data a checkpoint is written.
+        OSError: a checkpoint could not be written; the one before is still there.
         Interrupted: `should_stop` said so.
     """
     config = config or TrainConfig()
@@ -117,13 +120,13 @@ class _Run:
     def loop(self, on_step: Callable[[int, Metrics], None] | None, should_stop: Callable[[], bool]) -> None:
         saved_at = self.step
         while self.step < self.steps:
-            batch = self.first or self.source.take()
-            self.first = None
-            if batch is None:
-                raise ValueError(
-                    f"the batches ended at step {self.step} of {self.steps}; expected more: lower steps, or give an "
-                    "iterable that can begin anew, such as a list"
-                )
+            try:
+                batch = self._next()
+            except (ValueError, OSError):
+                # Damaged or missing data: what was learned so far is kept.
+                if self.checkpoints and self.step > saved_at:
+                    self._save()
+                raise
             x, target = self._scaled(batch)
             losses = {name: m.step(x, target, self.step, self.steps) for name, m in self.members.items()}
             self.step += 1
@@ -138,9 +141,22 @@ class _Run:
             if stop and self.step < self.steps:
                 raise Interrupted(f"stopped at step {self.step}, last checkpoint at step {saved_at}")
 
+    def _next(self) -> Batch:
+        batch = self.first or self.source.take()
+        self.first = None
+        if batch is None:
+            raise ValueError(
+                f"the batches ended at step {self.step} of {self.steps}; expected more: lower steps, or give an "
+                "iterable that can begin anew, such as a list"
+            )
+        return batch
+
     @torch.no_grad()
     def finish(self, calibration: Iterable[Tensor] | None) -> TrainResult:
-        held = None if calibration is None else [batch[0] for batch in map(self._scaled_x, calibration)]
+        held = None
+        if calibration is not None:
+            given = (as_batch(item, f"calibration batch {i}") for i, item in enumerate(calibration))
+            held = [self._scaled(batch)[0] for batch in given]
         for member in self.members.values():
             sae = member.sae
             if held is not None:
@@ -158,9 +174,6 @@ class _Run:
             x.to(like) * self.scale,
             None if target is None else target.to(like) * self.target_scale,
         )
-
-    def _scaled_x(self, item: Any) -> Batch:
-        return self._scaled((item[0] if isinstance(item, tuple | list) else item, None))
 
     def _report(self, losses: dict[str, Loss], target: Tensor, on_step: Callable[[int, Metrics], None] | None) -> None:
         flat: Metrics = {"tokens": self.tokens}
@@ -183,19 +196,33 @@ class _Run:
     def _save(self) -> None:
         assert self.checkpoints is not None
         tensors: dict[str, Tensor] = {}
-        plain: dict[str, Any] = {"tokens": self.tokens, "steps": self.steps, "source": self.source.state()}
-        plain |= {"scale": self.scale, "target_scale": self.target_scale, "last": self.last, "members": {}}
+        plain: dict[str, Any] = {"tokens": self.tokens, "source": self.source.state()}
+        plain |= {
+            "config": self._told(),
+            "scale": self.scale,
+            "target_scale": self.target_scale,
+            "last": self.last,
+            "members": {},
+        }
         for name, member in self.members.items():
             own, values = member.state()
             tensors |= {f"{name}|{key}": value for key, value in own.items()}
             plain["members"][name] = values
         self.checkpoints.write(self.step, tensors, plain)
 
+    def _told(self) -> dict[str, Any]:
+        """Everything in the configurations that the weights depend on."""
+        told = to_dict(replace(self.config, steps=self.steps))
+        told = {name: value for name, value in told.items() if name not in ("log_every", "checkpoint_every")}
+        return told | {"sae": {name: to_dict(member.sae.config) for name, member in self.members.items()}}
+
     def _restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        if set(plain["members"]) != set(self.members) or plain["steps"] != self.steps:
+        saved, given = plain["config"], self._told()
+        names = {"saes": list(saved["sae"])}, {"saes": list(given["sae"])}
+        if changes := diff(*names) or diff(saved, given):
             raise ValueError(
-                f"the checkpoint is of {sorted(plain['members'])} for {plain['steps']} steps; expected "
-                f"{sorted(self.members)} for {self.steps}: resume with the run's own configuration"
+                f"the checkpoint is of another run ({'; '.join(changes)}); expected the same configuration: resume it "
+                "unchanged, or start a new run"
             )
         for name, member in self.members.items():
             own = {key.split("|", 1)[1]: value for key, value in tensors.items() if key.split("|", 1)[0] == name}
