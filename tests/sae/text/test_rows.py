@@ -1,7 +1,7 @@
 """Rows: no token lost, added or moved, and nothing on both sides of the split."""
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -238,16 +238,27 @@ def test_files_cut_short_are_refused(tmp_path, name):
             TokenRows.load(tmp_path)
 
 
-@pytest.mark.parametrize("n_groups", [3, 9, 40])
-def test_a_calibration_part_shares_no_group_and_leaves_the_others_as_they_were(n_groups):
-    config = RowsConfig(row_length=LENGTH, heldout_fraction=0.2, calibration_fraction=0.1)
-    rows = pack_rows([Texts(corpus(n_groups))], encode, BOS, config)
+@pytest.mark.parametrize("n_groups", [4, 9, 40])
+def test_a_calibration_part_shares_groups_with_the_held_out_one_but_no_text_with_any(n_groups):
+    config = RowsConfig(row_length=LENGTH, heldout_fraction=0.3, calibration_fraction=0.2)
+    rows = pack_rows([Texts(corpus(n_groups, per_group=6))], encode, BOS, config)
+    assert {found.split_by for found in rows.values()} == {"group"}
     groups = {part: {name.split("/")[0] for name in rows[part].names} for part in rows}
     assert set(groups) == {"train", "heldout", "calibration"} and all(groups.values())
-    assert sum(map(len, groups.values())) == len(set.union(*groups.values()))
-    without = pack_rows([Texts(corpus(n_groups))], encode, BOS, RowsConfig(row_length=LENGTH, heldout_fraction=0.2))
-    if n_groups > 3:
-        assert without["heldout"].digest() == rows["heldout"].digest()
+    assert not groups["train"] & (groups["heldout"] | groups["calibration"])
+    assert not set(rows["heldout"].names) & set(rows["calibration"].names)
+    if n_groups == 40:
+        assert len(groups["train"]) == 20
+        assert len(rows["heldout"].names) / len(rows["calibration"].names) == pytest.approx(1.5, rel=0.3)
+
+
+def test_pieces_of_one_text_are_on_one_side():
+    texts = corpus(12, per_group=5)
+    pieces = [replace(text, name=f"{text.name}{end}") for text in texts for end in ("", "#2", "#3")]
+    config = RowsConfig(row_length=LENGTH, heldout_fraction=0.3, calibration_fraction=0.3)
+    rows = pack_rows([Texts(pieces)], encode, BOS, config)
+    sides = {part: {name.partition("#")[0] for name in found.names} for part, found in rows.items()}
+    assert not sides["heldout"] & sides["calibration"] and sides["heldout"] and sides["calibration"]
 
 
 def test_a_calibration_part_of_one_document_is_cut_from_its_last_rows():

@@ -1,4 +1,4 @@
-"""Documents → rows of token ids of one fixed length, in parts that share no group: train, held-out, calibration.
+"""Documents → rows of token ids of one fixed length, in a train part and parts kept apart: held-out, calibration.
 
 Layout of a row: position 0 is BOS, positions 1 … row_length − 1 are text. Documents follow one another without
 padding and run over the ends of rows; the tail that does not fill a row is dropped. Nothing is put between two

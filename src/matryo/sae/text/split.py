@@ -1,10 +1,11 @@
 """Which documents are held out, and the order in which several sources are read.
 
 The split. Each group gets u = hash(seed, group) ∈ [0, 1). Of the groups met in the first documents (up to 64 groups
-or about 256 documents), the fraction with the smallest u is held out, the fraction after it set aside for calibration,
-at least one group each and one left to train on; groups met later go by their u. So it depends on the seed and on the
-text, not on the budget. Where this leaves a part without a full row, the unit of the split becomes the document, and at
-last the row (the last rows are held out, those before them set aside); `TokenRows.split_by` records which it was.
+or about 256 documents), the fraction with the smallest u is kept apart, at least one and not all; of groups met later
+those with u < fraction. So it depends on the seed and on the text, not on the budget. Where this leaves a part without
+a full row, the unit of the split becomes the document, and at last the row (the last rows are kept apart);
+`TokenRows.split_by` records which it was. What is kept apart is the held-out part and, where one is wanted, the
+calibration part: these two share groups, but no document, so that what is set on one holds on the other.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ def assign(
 ) -> tuple[Callable[[Document], str] | None, Iterator[Document]]:
     """The part of each document, and the stream again with what was read ahead put back.
 
-    `fractions` are those of the parts other than "train", in the order of u. The function is None if there are fewer
-    units than parts.
+    `fractions` are those of the parts other than "train". The function is None if there is too little to divide.
     """
     fractions = {part: fraction for part, fraction in fractions.items() if fraction > 0}
     if not fractions:
         return (lambda _: "train"), stream
+    apart = sum(fractions.values())
     ahead: list[Document] = []
     units: set[str] = set()
     n_chars = 0
@@ -44,27 +45,21 @@ def assign(
         units.add(_unit(document, by))
         n_chars += len(document.text)
         long = len(ahead) >= _LOOK_AHEAD_DOCUMENTS or n_chars >= _LOOK_AHEAD_CHARS
-        if len(units) >= _LOOK_AHEAD_GROUPS or (long and len(units) > len(fractions)) or n_chars >= _SINGLE_GROUP_CHARS:
+        if len(units) >= _LOOK_AHEAD_GROUPS or (long and len(units) > 1) or n_chars >= _SINGLE_GROUP_CHARS:
             break
-    if len(units) <= len(fractions):
+    if len(units) < 2:
         return None, stream
-    in_order = sorted(units, key=lambda unit: _place(seed, unit))
-    known: dict[str, str] = {}
-    for index, (part, fraction) in enumerate(fractions.items()):
-        left = len(units) - len(known) - (len(fractions) - index)  # each later part, "train" among them, needs one
-        count = min(max(1, round(len(units) * fraction)), left)
-        known |= dict.fromkeys(in_order[len(known) : len(known) + count], part)
+    n_apart = min(max(1, round(len(units) * apart)), len(units) - 1)
+    kept = set(sorted(units, key=lambda unit: _place(seed, unit))[:n_apart])
 
     def part_of(document: Document) -> str:
         unit = _unit(document, by)
-        if unit in units:
-            return known.get(unit, "train")
-        place = _place(seed, unit)
-        for part, fraction in fractions.items():
-            if place < fraction:
-                return part
-            place -= fraction
-        return "train"
+        if unit not in kept if unit in units else _place(seed, unit) >= apart:
+            return "train"
+        # The pieces of one long text (name, name#2, …) stay together.
+        place = apart * _place(seed, f"apart/{document.name.partition('#')[0]}")
+        ends = itertools.accumulate(fractions.values())
+        return next((part for part, end in zip(fractions, ends, strict=True) if place < end), "heldout")
 
     return part_of, itertools.chain(ahead, stream)
 
