@@ -97,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; MATRYO_TRACEBACK=1 shows where an error comes from."""
+    # Threads that wait for each other sleep instead of spinning: no slower alone, and several times faster on a machine
+    # that does something else besides. Read by OpenMP when PyTorch is imported, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         result = app(prepare(arguments), exit_on_error=False, print_error=False)
         sys.stdout.flush()
