@@ -61,7 +61,7 @@ def train(
             before `config.steps`, if it can be.
         config: the optimiser and schedule.
         calibration: raw activations held back from training, on which inference thresholds are set. Without them the
-            mean selection boundary of the last batches is used.
+            mean of the thresholds that the last 20 training batches would have given is used.
         checkpoints: where to write checkpoints.
         resume: go on from the newest checkpoint; weights then equal an uninterrupted run's bit for bit on the same
             machine and thread count.
@@ -161,8 +161,8 @@ class _Run:
             sae = member.sae
             if held is not None:
                 sae.calibrate(held)
-            elif isinstance(sae, TopKFamily) and sae.by_threshold and member.boundary_weight:
-                sae.threshold.fill_(member.boundary / member.boundary_weight)
+            elif isinstance(sae, TopKFamily) and member.boundaries:
+                sae.threshold.fill_(sum(member.boundaries) / len(member.boundaries))
             sae.rescale(self.scale, self.target_scale)
             sae.eval()
         return TrainResult(self.step, self.tokens, self.scale, time.monotonic() - self.began, self.last)

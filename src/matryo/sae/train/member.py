@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matryo.sae.nn import SAE, Loss
+from matryo.sae.nn import SAE, Loss, TopK
+from matryo.sae.nn.topk_family import TopKFamily
 from matryo.sae.train.config import TrainConfig
 from matryo.spine.seeding import torch_generator
+
+SETTLING_STEPS = 20
+"""Steps at the end, the learning rate near 0, from whose batches a threshold is taken when there is no calibration."""
 
 
 class Member:
@@ -27,8 +31,7 @@ class Member:
         self.generator = torch_generator(sae.config.seed, "levels")
         self.silent_tokens = torch.zeros(sae.config.n_latents, dtype=torch.long, device=sae.W_dec.device)
         self.hint: float | None = None
-        self.boundary = 0.0
-        self.boundary_weight = 0.0
+        self.boundaries: list[float] = []
 
     def _groups(self) -> list[dict[str, Any]]:
         """The parameters with the multiple of the learning rate they are given."""
@@ -63,6 +66,8 @@ class Member:
         self.optimiser.zero_grad(set_to_none=True)
         self.sae.normalise_rows()
         self._remember(loss, len(x))
+        if isinstance(self.sae, TopKFamily) and self.sae.by_threshold and steps - step <= SETTLING_STEPS:
+            self._settle(self.sae, x, loss)
         return loss
 
     def _remember(self, loss: Loss, tokens: int) -> None:
@@ -71,10 +76,18 @@ class Member:
         self.silent_tokens[fired] = 0
         if loss.smallest is not None:
             self.hint = loss.smallest
-            # The selection boundary, averaged over about the last 20 batches: inference's threshold when no
-            # calibration batches are given. The weight corrects the average's start.
-            self.boundary = 0.95 * self.boundary + 0.05 * loss.smallest
-            self.boundary_weight = 0.95 * self.boundary_weight + 0.05
+
+    def _settle(self, sae: TopKFamily, x: Tensor, loss: Loss) -> None:
+        """Add this batch's threshold to the mean that inference uses when no calibration batches are given."""
+        boundary = loss.smallest
+        if isinstance(sae, TopK):
+            # The smallest value selected for any token is far below what gives k latents on average.
+            before = sae.threshold.clone()
+            sae.calibrate([x])
+            boundary = float(sae.threshold)
+            sae.threshold.copy_(before)
+        if boundary is not None:
+            self.boundaries.append(boundary)
 
     def dead_fraction(self) -> float:
         """Share of latents that have been silent for `dead_after` tokens."""
@@ -87,7 +100,7 @@ class Member:
             tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
         tensors["silent_tokens"] = self.silent_tokens
         tensors["generator"] = self.generator.get_state()
-        plain = {"hint": self.hint, "boundary": self.boundary, "boundary_weight": self.boundary_weight}
+        plain = {"hint": self.hint, "boundaries": self.boundaries}
         return {name: value.detach().contiguous() for name, value in tensors.items()}, plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -112,5 +125,4 @@ class Member:
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
         self.silent_tokens.copy_(tensors["silent_tokens"])
         self.generator.set_state(tensors["generator"])
-        self.hint, self.boundary = plain["hint"], plain["boundary"]
-        self.boundary_weight = plain["boundary_weight"]
+        self.hint, self.boundaries = plain["hint"], list(plain["boundaries"])
