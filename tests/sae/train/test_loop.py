@@ -36,7 +36,7 @@ def test_training_is_the_plain_loop(kind, levels):
     generator = torch.Generator().manual_seed(_levels_seed(twin.config.seed))
     adam = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in twin.named_parameters()}
     silent = torch.zeros(twin.config.n_latents)
-    smallest = []
+    boundaries = []
     for step, batch in enumerate(data):
         x = batch * scale
         rate = 5e-3 * [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1 * 2 / 3, 1 / 3][step]
@@ -62,10 +62,13 @@ def test_training_is_the_plain_loop(kind, levels):
             twin.W_dec.data /= twin.W_dec.data.norm(dim=1, keepdim=True)
         fired = (loss.entries.dense() > 0).any(0)
         silent = (silent + len(x)) * ~fired
-        smallest.append(loss.smallest)
-    if kind in ("topk", "batch_topk") and (kind == "batch_topk" or levels != "none"):
-        ages = [0.95 ** (len(smallest) - 1 - i) for i in range(len(smallest))]
-        twin.threshold.fill_(sum(a * s for a, s in zip(ages, smallest, strict=True)) / sum(ages))
+        if kind == "batch_topk":
+            boundaries.append(loss.smallest)
+        elif kind == "topk" and levels != "none":
+            pre = ((x - twin.b_dec) @ twin.W_enc + twin.b_enc).detach()
+            boundaries.append(float(pre.flatten().sort(descending=True).values[ACTIVE * len(x)]))
+    if boundaries:
+        twin.threshold.fill_(sum(boundaries) / len(boundaries))
     twin.rescale(scale)
     for name, value in weights(sae).items():
         expected = weights(twin)[name]
