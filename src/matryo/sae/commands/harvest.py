@@ -115,7 +115,7 @@ def token_rows(options: "TextOptions", lm: "LM", folder: Path) -> tuple[dict[str
     """The run's rows of token ids by split, packed and written on first use, and what the texts are."""
     from matryo.sae.text import RowsConfig, TokenRows, open_source, pack_rows
 
-    sources = [open_source(spec) for spec in options.text]
+    sources = [open_source(spec, say) for spec in options.text]
     texts = [source.describe() for source in sources]
     if (folder / "rows" / "heldout" / "rows.json").is_file():
         saved = sorted(path.parent for path in (folder / "rows").glob("*/rows.json"))
