@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from matryo.sae.store.layout import SPLITS, ShardFiles, manifest_digest, slots_of
-from matryo.sae.store.writer import FORMAT, MANIFEST
+from matryo.sae.store.writer import FORMAT, MANIFEST, MEASURED_ROWS
 from matryo.spine.errors import unknown
 from matryo.spine.fetch import file_sha256
 from matryo.spine.seeding import numpy_generator
@@ -162,8 +162,8 @@ class ArrayActivations:
 
     def _measure(self) -> float:
         total = 0.0
-        for start in range(0, len(self.array), 65_536):
-            norms = self.array[start : start + 65_536].double().square().sum(1)
+        for start in range(0, len(self.array), MEASURED_ROWS):
+            norms = self.array[start : start + MEASURED_ROWS].double().square().sum(1)
             if not bool(torch.isfinite(norms).all()):
                 bad = start + int((~torch.isfinite(norms)).nonzero()[0])
                 raise ValueError(f"row {bad} of {self.name} is NaN or infinite; expected finite numbers: drop the row")

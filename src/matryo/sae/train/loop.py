@@ -229,6 +229,11 @@ class _Run:
             member.restore(own, plain["members"][name])
         self.step, self.tokens, self.last = plain["step"], plain["tokens"], plain["last"]
         self.scale, self.target_scale = plain["scale"], plain["target_scale"]
+        known = getattr(self.source.batches, "scale", None)
+        if known is not None and float(known) != self.scale:
+            raise ValueError(
+                f"the batches have scale {float(known)}; expected {self.scale}, as the run began: resume on the same data"
+            )
         self.source.restore(plain["source"])
 
 
