@@ -9,7 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from matryo.sae import activations
 from matryo.sae.activations import ActivationStream, capture_batches, chunks, site_width, without_outliers
 from matryo.sae.lm import LM, capture
+from matryo.sae.nn import SAE, SAEConfig, build
 from matryo.sae.text import TokenRows
+from matryo.sae.train import Checkpoints, Interrupted, TrainConfig, train
 
 ROWS, LENGTH, VOCAB, WIDTH = 67, 13, 101, 12
 SITES = ["blocks.0.mlp_out", "blocks.1.resid_pre"]
@@ -182,3 +184,28 @@ def test_a_stream_shorter_than_a_batch_gives_none(lm, rows):
 def test_the_identity_names_model_site_and_text(lm, rows):
     known = stream(lm, rows).identity()
     assert known["site"] == SITES[1] and known["text"] == rows.digest() and known["lm"] == lm.identity()
+
+
+def test_training_on_a_stream_is_resumed_by_replaying_it(lm, rows, tmp_path):
+    def session(folder, stop: int = 0) -> SAE | None:
+        sae = build(SAEConfig(d_in=WIDTH, n_latents=21, k=3, levels="nested"))
+        calls = iter(range(1, 100))
+        config = TrainConfig(steps=90, checkpoint_every=11)
+        try:
+            train(
+                sae,
+                stream(lm, rows),
+                config,
+                checkpoints=Checkpoints(folder),
+                resume=True,
+                should_stop=lambda: next(calls) == stop,
+            )
+        except Interrupted:
+            return None
+        return sae
+
+    whole = session(tmp_path / "whole")
+    assert session(tmp_path / "a", stop=30) is None and session(tmp_path / "a", stop=47) is None
+    resumed = session(tmp_path / "a")
+    assert whole is not None and resumed is not None
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))

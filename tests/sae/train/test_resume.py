@@ -213,6 +213,16 @@ def test_another_configuration_is_refused_field_by_field(tmp_path):
     assert session({"a": make()}, batches(5, 71), tmp_path, config=often)[0] is not None
 
 
+def test_other_data_are_refused_when_their_scale_tells(tmp_path):
+    def source(seed: int) -> ShuffledBatches:
+        return ShuffledBatches(open_activations(planted(410, seed)), "train", 71)
+
+    session({"a": make()}, source(1), tmp_path, stop=6)
+    with pytest.raises(ValueError, match=r"the batches have scale .*; expected .* resume on the same data"):
+        session({"a": make()}, source(2), tmp_path)
+    assert session({"a": make()}, source(1), tmp_path)[0] is not None
+
+
 @pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.PLAIN])
 @pytest.mark.parametrize("harm", ["cut short", "altered", "removed", "emptied"])
 def test_a_damaged_checkpoint_is_one_line(tmp_path, name, harm):
