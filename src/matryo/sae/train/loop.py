@@ -232,7 +232,7 @@ class _Run:
         known = getattr(self.source.batches, "scale", None)
         if known is not None and float(known) != self.scale:
             raise ValueError(
-                f"the batches have scale {float(known)}; expected {self.scale}, as the run began: resume on the same data"
+                f"the batches have scale {float(known)}; expected {self.scale}, the run's: resume on the same data"
             )
         self.source.restore(plain["source"])
 
