@@ -59,6 +59,10 @@ CASES = {
     "objects": ("train --data objects.npy", "objects.npy cannot be read.*no pickle"),
     "no site": ("train --lm tiny", "site is not given; expected one --site"),
     "not a run": ("evaluate .", "is no run folder"),
+    "streamed layer": ("train --lm tiny --site blocks.9.resid_pre --text file:text.txt", "tiny has 4 layers"),
+    "row length": ("harvest --lm tiny --site blocks.1.resid_pre --text file:text.txt --row-length 1", "row_length 1"),
+    "asked twice": ("train --data acts.npy --kind relu --k 2 --k 3 --n-latents 20", "asked for twice"),
+    "empty demo": ("demo --lm tiny --tokens 0", "tokens is 0"),
     "nothing to resume": ("train --resume nowhere", "nowhere"),
     "wrong demo": ("demo --lm gpt2", "gpt2.*smollm2.*tiny"),
 }
@@ -78,7 +82,7 @@ def test_text_shorter_than_a_row(folder, monkeypatch, capsys, tmp_path):
     line = f"sae harvest --lm tiny --site blocks.1.resid_pre --text file:short.txt --runs {tmp_path / 'r'}"
     code, said = run(line, folder, monkeypatch, capsys)
     assert code == 2
-    assert "expected at least 2 rows of 256" in said.err
+    assert "expected at least 3 rows of 256" in said.err
 
 
 def test_a_store_of_another_site_or_width_is_refused_by_name(folder, monkeypatch, capsys, tmp_path):

@@ -114,7 +114,7 @@ def test_killed_then_interrupted_then_resumed_it_is_the_uninterrupted_store(harv
     assert run([*harvest, "--runs", str(whole)]) == 0
     (reference,) = whole.glob("*-harvest-*")
     ours, theirs = content(folder), content(reference)
-    assert ours.keys() == theirs.keys() and len(ours) == 2 * (5 + 1 + 1 + 2) + 6
+    assert ours.keys() == theirs.keys() and len(ours) == 2 * (5 + 1 + 1 + 2) + 3 * 3 + 1
     assert [name for name in ours if ours[name] != theirs[name]] == []
     assert run(["sae", "harvest", "--resume", str(folder)]) == 2
     assert "is finished: there is nothing to resume" in capfd.readouterr().err

@@ -1,13 +1,12 @@
 """`matryo sae demo`: the whole job on a laptop, from text to a report."""
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from matryo.sae.commands.evaluate import HEADERS, Measured, as_text, evaluate_run, notes, table_rows
+from matryo.sae.commands.evaluate import HEADERS, Measured, as_text, evaluate_run, located, notes, table_rows
 from matryo.sae.commands.harvest import harvest_run
 from matryo.sae.commands.options import EvaluateOptions, HarvestOptions, TrainOptions
 from matryo.sae.commands.train import train_run
@@ -57,6 +56,8 @@ def demo(
         Folder of the runs.
     """
     began = time.monotonic()
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"tokens is {tokens}; expected a whole number of 1 or more")
     values = recipe(RECIPE_OF[lm]) | ({"tokens": tokens} if tokens else {})
     harvested = harvest_run(_options(HarvestOptions, values), runs, f"demo-{lm}-store")
     trained, _ = train_run(_options(TrainOptions, values | {"data": str(harvested)}), runs, f"demo-{lm}-train")
@@ -92,7 +93,7 @@ def _write_report(page: Path, lm_name: str, harvested: Path, trained: Path, meas
     from matryo.sae.nn import SAE
     from matryo.sae.text import TokenRows
 
-    outputs, store = read_run(trained).outputs, read_run(harvested).outputs
+    outputs, store = located(trained, read_run(trained).outputs), read_run(harvested).outputs
     lm = load_lm(lm_name)
     rows = TokenRows.load(harvested / "rows" / "train")
     saes = {name: SAE.load(trained / folder) for name, folder in outputs["saes"].items()}
@@ -103,7 +104,7 @@ def _write_report(page: Path, lm_name: str, harvested: Path, trained: Path, meas
     )
     out.section("Held-out measurements", report.table(HEADERS, table_rows(measured)), report.text(*notes(measured)))
     out.section("Training", *_curves(trained, saes))
-    out.section("Data", report.text(*_about(store)))
+    out.section("Data", report.text(*_about(store, read_run(harvested).config["tokens"])))
     out.section(
         "Latents",
         report.text(
@@ -187,11 +188,11 @@ def _curves(trained: Path, saes: "dict[str, SAE]") -> list[Any]:
     return [*drawn, report.text(f"Latents silent for longer than the recipe allows, at the end: {last}.")]
 
 
-def _about(store: dict[str, Any]) -> list[str]:
+def _about(store: dict[str, Any], asked: int) -> list[str]:
     lines = [f"Language model: {store['lm']}. Tokens: {store['tokens']['train']:,} for training, "
              f"{store['tokens']['heldout']:,} held out."]  # fmt: skip
     for text in store["text"]:
         facts = ", ".join(f"{key} {value}" for key, value in text.items() if isinstance(value, str | int))
         lines.append(f"Text: {facts}.")
-    lines.append(f"Made with: {shlex.join(['matryo', 'sae', 'demo', '--lm', store['lm']])}")
+    lines.append(f"Made with: matryo sae demo --lm {store['lm']} --tokens {asked}")
     return lines

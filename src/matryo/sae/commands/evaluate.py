@@ -1,5 +1,7 @@
 """`matryo sae evaluate`: finished training runs → one table."""
 
+import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +63,6 @@ def evaluate_run(
     config = {"runs": [run.path.name for run in finished], **to_dict(options)}
     with RunFolder.create(runs, name, "sae evaluate", config, [run.path for run in finished]) as folder:
         measured = [_measure(run.path, run.outputs, options) for run in finished]
-        import json
-
         (folder.path / "evaluation.json").write_text(json.dumps(to_dict(measured), indent=1), encoding="utf-8")
         folder.finish({"evaluation": "evaluation.json"})
     return folder.path, measured
@@ -83,6 +83,7 @@ def _measure(path: Path, outputs: dict[str, Any], options: EvaluateOptions) -> M
     from matryo.sae.evaluate import measure_downstream, measure_reconstruction
     from matryo.sae.nn import SAE
 
+    outputs = located(path, outputs)
     saes = {name: SAE.load(path / folder).to(options.device) for name, folder in outputs["saes"].items()}
     lm, rows = open_model(outputs, options)
     reconstruction = measure_reconstruction(saes, _heldout(outputs, lm, rows))
@@ -94,6 +95,12 @@ def _measure(path: Path, outputs: dict[str, Any], options: EvaluateOptions) -> M
         with progress(f"cross-entropy of {path.name}", tokens.numel(), "tokens") as bar:
             downstream = measure_downstream(lm, tokens, outputs["site"], saes, _mean(outputs), bar.advance)
     return Measured(path.name, reconstruction, downstream)
+
+
+def located(run: Path, outputs: dict[str, Any]) -> dict[str, Any]:
+    """A training run's outputs with the places of its rows and store, which are told relative to it, made whole."""
+    told = {key: outputs.get(key) for key in ("rows", "store")}
+    return outputs | {key: place and os.path.normpath(run.resolve() / place) for key, place in told.items()}
 
 
 def open_model(outputs: dict[str, Any], options: EvaluateOptions) -> "tuple[LM | None, Any]":

@@ -1,7 +1,9 @@
 """`matryo sae harvest`: text × language model → a store of activations."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,14 +11,14 @@ from cyclopts import Parameter
 
 from matryo.sae.commands.options import HarvestOptions, part, resume_line
 from matryo.sae.store.config import StoreConfig
-from matryo.spine.config import from_toml
+from matryo.spine.config import from_toml, write_text
 from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
 
 if TYPE_CHECKING:
     from matryo.sae.commands.options import TextOptions
     from matryo.sae.lm import LM
-    from matryo.sae.text import TokenRows
+    from matryo.sae.text import RowsConfig, TokenRows
 
 
 def harvest(
@@ -60,14 +62,11 @@ def harvest_run(
     from matryo.sae.activations import site_width
     from matryo.sae.lm import load_lm, resolve_site
     from matryo.sae.store import StoreWriter
-    from matryo.sae.text import open_source
 
     # Whatever can be refused without a run folder is refused before there is one.
     lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
-    for site in options.site:
-        resolve_site(lm, site)
-    for spec in options.text:
-        open_source(spec)
+    options = replace(options, site=tuple(resolve_site(lm, site).name for site in options.site))
+    store_config, _ = part(options, StoreConfig), check_text(options)
     run = RunFolder.reopen(resume, options) if resume else RunFolder.create(runs, name, "sae harvest", options)
     with run:
         if ended is not None:
@@ -77,10 +76,7 @@ def harvest_run(
         counts = {split: len(rows.tokens) * used for split, rows in splits.items()}
         writers = {
             site: StoreWriter(
-                run.path / site_folder(site),
-                counts,
-                site_width(lm, site, options.row_length),
-                part(options, StoreConfig),
+                run.path / site_folder(site), counts, site_width(lm, site, options.row_length), store_config
             )
             for site in options.site
         }
@@ -113,28 +109,41 @@ def _fill(lm: "LM", splits: dict[str, "TokenRows"], writers: Any, used: int, ski
 
 def token_rows(options: "TextOptions", lm: "LM", folder: Path) -> tuple[dict[str, "TokenRows"], list[dict[str, Any]]]:
     """The run's rows of token ids by split, packed and written on first use, and what the texts are."""
-    from matryo.sae.text import RowsConfig, TokenRows, open_source, pack_rows
+    from matryo.sae.text import TokenRows, open_source, pack_rows
 
-    sources = [open_source(spec, say) for spec in options.text]
-    texts = [source.describe() for source in sources]
+    told = folder / "rows" / "texts.json"
     if (folder / "rows" / "heldout" / "rows.json").is_file():
         saved = sorted(path.parent for path in (folder / "rows").glob("*/rows.json"))
-        return {path.name: TokenRows.load(path) for path in saved}, texts
-    config = RowsConfig(
+        return {path.name: TokenRows.load(path) for path in saved}, json.loads(told.read_text(encoding="utf-8"))
+    sources = [open_source(spec, say) for spec in options.text]
+    config = check_text(options)
+    with progress("text", None, "rows") as bar:
+        splits = pack_rows(sources, lm.encode, lm.bos_id, config)
+        bar.note(
+            ", ".join(f"{len(rows.tokens):,} {split} rows of {options.row_length}" for split, rows in splits.items())
+        )
+    # After reading: a data set of the hub knows its commit then. Held-out rows last: with them all is there.
+    texts = [source.describe() for source in sources]
+    told.parent.mkdir(exist_ok=True)
+    write_text(told, json.dumps(texts, indent=1))
+    for split in sorted(splits, key=lambda split: split == "heldout"):
+        splits[split].save(folder / "rows" / split)
+    return splits, texts
+
+
+def check_text(options: "TextOptions") -> "RowsConfig":
+    """How the options' text becomes rows; a ValueError if it cannot, or if a source is unknown."""
+    from matryo.sae.text import RowsConfig, open_source
+
+    for spec in options.text:
+        open_source(spec)
+    return RowsConfig(
         row_length=options.row_length,
         max_tokens=options.tokens,
         heldout_fraction=options.heldout_fraction,
         calibration_fraction=options.calibration_fraction,
         seed=options.seed,
     )
-    with progress("text", None, "rows") as bar:
-        splits = pack_rows(sources, lm.encode, lm.bos_id, config)
-        bar.note(
-            ", ".join(f"{len(rows.tokens):,} {split} rows of {options.row_length}" for split, rows in splits.items())
-        )
-    for split in sorted(splits, key=lambda split: split == "heldout"):  # held-out last: with it the rows are complete
-        splits[split].save(folder / "rows" / split)
-    return splits, texts
 
 
 def site_folder(site: str) -> str:

@@ -26,9 +26,9 @@ class TextOptions:
     row_length: int = 256
     "Tokens per row, BOS included."
     heldout_fraction: float = 0.1
-    "Share of the text kept apart for evaluation, by document group."
+    "Share of the text kept apart for evaluation, by document group (a package, a file, ...)."
     calibration_fraction: float = 0.1
-    "Share of the text on which inference thresholds are set, by document group; 0 takes training tokens."
+    "Share of the text kept apart to set inference thresholds on: other documents of the groups kept apart; 0 for none."
     lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     "Number format of the language model."
     device: str = "cpu"
@@ -61,6 +61,10 @@ class TrainOptions(TextOptions, TrainConfig):
     "Mean active latents per token, repeatable."
     levels: tuple[str, ...] = ("none",)
     "Matryoshka levels, repeatable: none, nested (n/16, n/8, n/4, n/2, n), sampled, or lengths such as 288,1152,4608."
+    level_weights: tuple[float, ...] = ()
+    "Weight of every level, in order; equal when not given."
+    sampled_levels: int = 10
+    "With levels sampled: prefixes drawn per batch."
     sae_seed: tuple[int, ...] = (0,)
     "Seed of the initial weights, repeatable."
     l1: float = 5.0
@@ -94,13 +98,15 @@ class TrainOptions(TextOptions, TrainConfig):
 
     def grid(self, d_in: int) -> list[SAEConfig]:
         """The configuration of every autoencoder."""
-        return [
+        made = [
             SAEConfig(
                 kind=kind,
                 d_in=d_in,
                 n_latents=n_latents,
                 k=k,
                 levels=parse_levels(levels),
+                level_weights=self.level_weights,
+                sampled_levels=self.sampled_levels,
                 l1=self.l1,
                 l0_weight=self.l0_weight,
                 bandwidth=self.bandwidth,
@@ -114,6 +120,13 @@ class TrainOptions(TextOptions, TrainConfig):
             for levels in self.levels
             for seed in self.sae_seed
         ]
+        names = [config.name for config in made]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"{name} is asked for twice; expected different SAEs: relu and gated have no k, give one"
+                )
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)

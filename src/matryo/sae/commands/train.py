@@ -1,5 +1,6 @@
 """`matryo sae train`: activations → autoencoders."""
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from matryo.sae.commands.harvest import token_rows
+from matryo.sae.commands.harvest import check_text, token_rows
 from matryo.sae.commands.options import TrainOptions, part, resume_line
 from matryo.sae.train.config import TrainConfig
 from matryo.spine.config import from_toml
@@ -80,23 +81,19 @@ def train_run(
         # `runs/latest` will be this run in a moment.
         options = replace(options, data=str(harvested))
     # Whatever can be refused without a run folder is refused before there is one.
-    stored = _stored(options) if options.data else None
-    if not stored and len(options.site) != 1:
-        raise ValueError(
-            f"site is {' '.join(options.site) or 'not given'}; expected one --site to stream from, or --data with a store"
-        )
-    if stored:
-        options.grid(stored.d_in)
+    stored, stream = (_stored(options), None) if options.data else (None, _Stream(options))
+    grid = options.grid((stored or stream).d_in)  # pyright: ignore[reportOptionalMemberAccess]
     if resume:
         run = RunFolder.reopen(resume, options, log)
     else:
         run = RunFolder.create(runs, name, "sae train", options, parents, log)
     with run:
-        data = stored or _streamed(options, run.path)
+        data = stream.open(run.path) if stream else stored
+        assert data is not None
         config = part(options, TrainConfig)
         if config.steps is None:
             config = replace(config, steps=max(1, round(data.batches_per_pass * options.passes)))
-        saes = {cfg.name: build(cfg).to(options.device) for cfg in options.grid(data.d_in)}
+        saes = {cfg.name: build(cfg).to(options.device) for cfg in grid}
         with progress("train", config.steps, "steps") as bar:
 
             def on_step(step: int, numbers: dict[str, float]) -> None:
@@ -119,9 +116,11 @@ def train_run(
                 return run.path, False
         for sae_name, sae in saes.items():
             sae.save(run.path / "saes" / sae_name, data.metadata)
-        outputs = {"saes": {key: f"saes/{key}" for key in saes}, "site": data.site, "rows": data.rows, "lm": data.lm}
+        outputs = {"saes": {key: f"saes/{key}" for key in saes}, "site": data.site, "lm": data.lm}
         outputs |= {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "scale": result.scale}
-        run.finish(outputs | {"store": data.store, "last": result.last})
+        # Relative to this run, so that a folder of runs can be moved.
+        outputs |= {key: path and os.path.relpath(path, run.path) for key, path in data.places.items()}
+        run.finish(outputs | {"last": result.last})
     return run.path, True
 
 
@@ -135,9 +134,14 @@ class _Data:
     d_in: int
     metadata: dict[str, Any]
     site: str | None = None
-    rows: str | None = None
     lm: str | None = None
+    rows: str | None = None
     store: str | None = None
+
+    @property
+    def places(self) -> dict[str, str | None]:
+        """Where the token rows and the store are."""
+        return {"rows": self.rows, "store": self.store}
 
 
 def _stored(options: TrainOptions) -> _Data:
@@ -168,40 +172,52 @@ def _stored(options: TrainOptions) -> _Data:
     )
 
 
-def _streamed(options: TrainOptions, run: Path) -> _Data:
-    from matryo.sae.activations import ActivationStream, capture_batches, site_width
-    from matryo.sae.lm import load_lm
+class _Stream:
+    """Activations straight from the model: everything but the text is checked at once."""
 
-    site = options.site[0]
-    lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
-    splits, texts = token_rows(options, lm, run)
-    training, aside = splits["train"], splits.get("calibration")
-    stream = ActivationStream(
-        lm, training, site, options.batch_size, buffer_tokens=options.buffer_tokens, seed=options.seed
-    )
-    return _Data(
-        batches=stream,
-        batches_per_pass=len(training.tokens) * (options.row_length - 1) / options.batch_size,
-        calibration=capture_batches(lm, aside, site, options.batch_size) if aside else None,
-        d_in=site_width(lm, site, options.row_length),
-        metadata=sae_metadata(options.lm, site, options.row_length, texts),
-        site=site,
-        rows=str((run / "rows").resolve()),
-        lm=options.lm,
-    )
+    def __init__(self, options: TrainOptions) -> None:
+        from matryo.sae.activations import site_width
+        from matryo.sae.lm import load_lm, resolve_site
+
+        if len(options.site) != 1:
+            sites = " ".join(options.site) or "not given"
+            raise ValueError(f"site is {sites}; expected one --site to stream from, or --data with a store")
+        check_text(options)
+        self.options = options
+        self.lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
+        self.site = resolve_site(self.lm, options.site[0]).name
+        self.d_in = site_width(self.lm, self.site, options.row_length)
+
+    def open(self, run: Path) -> _Data:
+        """Pack the text into rows of the run folder, and stream them."""
+        from matryo.sae.activations import ActivationStream, capture_batches
+
+        options, lm, site = self.options, self.lm, self.site
+        splits, texts = token_rows(options, lm, run)
+        training, aside = splits["train"], splits.get("calibration")
+        return _Data(
+            batches=ActivationStream(
+                lm, training, site, options.batch_size, buffer_tokens=options.buffer_tokens, seed=options.seed
+            ),
+            batches_per_pass=len(training.tokens) * (options.row_length - 1) / options.batch_size,
+            calibration=capture_batches(lm, aside, site, options.batch_size) if aside else None,
+            d_in=self.d_in,
+            metadata=sae_metadata(options.lm, site, options.row_length, texts),
+            site=site,
+            rows=str((run / "rows").resolve()),
+            lm=options.lm,
+        )
 
 
 def sae_metadata(
     lm: str | None, site: str | None, row_length: int | None, texts: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """SAELens' metadata keys for a folder; sites under the names it uses."""
-    hook = site
-    if site and site.startswith("blocks."):
-        _, layer, kind = site.split(".", 2)
-        hook = f"blocks.{layer}.hook_{kind}"
+    from matryo.sae.lm import transformer_lens_name
+
     return {
         "model_name": lm,
-        "hook_name": hook,
+        "hook_name": site and transformer_lens_name(site),
         "hook_head_index": None,
         "prepend_bos": True,
         "context_size": row_length,

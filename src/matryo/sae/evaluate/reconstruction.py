@@ -44,7 +44,8 @@ def measure_reconstruction(saes: Mapping[str, SAE], batches: Iterable[Tensor]) -
     for x in batches:
         tokens += len(x)
         for name, sae in saes.items():
-            entries = sae.eval().encode_sparse(x.to(sae.W_dec))
+            x = x.to(sae.W_dec)
+            entries = sae.eval().encode_sparse(x)
             activity[name].update(entries.latent, len(x))
             for level, meter in fvu[name].items():
                 meter.update(x, sae.decode_sparse(entries, level))

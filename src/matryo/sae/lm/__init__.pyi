@@ -2,7 +2,7 @@ from .capturing import capture
 from .load import load_lm
 from .model import LM
 from .processing import processed
-from .sites import Site, resolve_site
+from .sites import Site, resolve_site, transformer_lens_name
 from .splicing import splice
 
-__all__ = ["LM", "Site", "capture", "load_lm", "processed", "resolve_site", "splice"]
+__all__ = ["LM", "Site", "capture", "load_lm", "processed", "resolve_site", "splice", "transformer_lens_name"]

@@ -27,6 +27,13 @@ _ALIASES = {
 """TransformerLens' names within a block, and ours."""
 
 
+def transformer_lens_name(site: str) -> str:
+    """What TransformerLens, and SAELens' metadata, call a site of a block; any other name as it is."""
+    match = _BLOCK_SITE.fullmatch(site)
+    theirs = {ours: alias for alias, ours in _ALIASES.items()}
+    return f"blocks.{match[1]}.{theirs.get(match[2], match[2])}" if match else site
+
+
 @dataclass(frozen=True)
 class Site:
     """A place in a model: the first input or the (first) output of one of its modules.

@@ -103,7 +103,8 @@ class SAEConfig:
     def name(self) -> str:
         """A short name, such as batch_topk-4608-k32-nested."""
         sparsity = f"l1_{self.l1:g}" if self.kind in ("relu", "gated") else f"k{self.k}"
-        level = {"none": "", "nested": "-nested", "sampled": "-sampled"}.get(str(self.levels), "-levels")
+        lengths = "-levels" + "_".join(map(str, self.lengths))
+        level = {"nested": "-nested", "sampled": "-sampled"}.get(str(self.levels), lengths)
         return f"{self.kind}-{self.n_latents}-{sparsity}{level if self.nested else ''}-s{self.seed}"
 
 

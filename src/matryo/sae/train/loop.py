@@ -76,10 +76,11 @@ def train(
         Interrupted: `should_stop` said so.
     """
     config = config or TrainConfig()
+    held = None if calibration is None else _checked(calibration)
     run = _Run(_named(saes), BatchSource(batches), config, checkpoints)
     run.begin(batches, resume, fresh)
     run.loop(on_step, should_stop)
-    return run.finish(calibration)
+    return run.finish(held)
 
 
 class _Run:
@@ -152,15 +153,11 @@ class _Run:
         return batch
 
     @torch.no_grad()
-    def finish(self, calibration: Iterable[Tensor] | None) -> TrainResult:
-        held = None
-        if calibration is not None:
-            given = (as_batch(item, f"calibration batch {i}") for i, item in enumerate(calibration))
-            held = [self._scaled(batch)[0] for batch in given]
+    def finish(self, calibration: list[Batch] | None) -> TrainResult:
         for member in self.members.values():
             sae = member.sae
-            if held is not None:
-                sae.calibrate(held)
+            if calibration is not None:
+                sae.calibrate([self._scaled(batch)[0] for batch in calibration])
             elif isinstance(sae, TopKFamily) and member.boundaries:
                 sae.threshold.fill_(sum(member.boundaries) / len(member.boundaries))
             sae.rescale(self.scale, self.target_scale)
@@ -235,6 +232,14 @@ class _Run:
                 f"the batches have scale {float(known)}; expected {self.scale}, the run's: resume on the same data"
             )
         self.source.restore(plain["source"])
+
+
+def _checked(calibration: Iterable[Any]) -> list[Batch]:
+    """The calibration batches, looked at before training rather than after."""
+    batches = [as_batch(item, f"calibration batch {index}") for index, item in enumerate(calibration)]
+    if not batches:
+        raise ValueError("calibration has 0 batches; expected at least one, or None to use the last training batches")
+    return batches
 
 
 def _named(saes: SAE | Iterable[SAE] | Mapping[str, SAE]) -> dict[str, SAE]:
