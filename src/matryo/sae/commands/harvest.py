@@ -113,8 +113,9 @@ def token_rows(options: "TextOptions", lm: "LM", folder: Path) -> tuple[dict[str
 
     told = folder / "rows" / "texts.json"
     if (folder / "rows" / "heldout" / "rows.json").is_file():
-        saved = sorted(path.parent for path in (folder / "rows").glob("*/rows.json"))
-        return {path.name: TokenRows.load(path) for path in saved}, json.loads(told.read_text(encoding="utf-8"))
+        saved = [split for split in ("train", "heldout", "calibration") if (folder / "rows" / split).is_dir()]
+        rows = {split: TokenRows.load(folder / "rows" / split) for split in saved}
+        return rows, json.loads(told.read_text(encoding="utf-8"))
     sources = [open_source(spec, say) for spec in options.text]
     config = check_text(options)
     with progress("text", None, "rows") as bar:
