@@ -83,6 +83,7 @@ def content(run_folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_killed_then_interrupted_then_resumed_it_is_the_uninterrupted_store(harvest, tmp_path, capfd):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     with started([*harvest, "--runs", str(killed)]) as process:

@@ -136,6 +136,23 @@ def test_calibration_takes_at_most_a_tenth(tmp_path, train, calibration):
     }
 
 
+def test_a_calibration_split_of_its_own_leaves_the_training_split_whole(tmp_path):
+    counts = {"train": 407, "heldout": 53, "calibration": 97}
+    writer = StoreWriter(tmp_path, counts, D_IN, LAYOUT)
+    given = {split: tokens_of("train", count) + 1_000 * i for i, (split, count) in enumerate(counts.items())}
+    for split, values in given.items():
+        writer.write(split, 0, values[:50])
+        writer.write(split, 50, values[50:])
+    with pytest.raises(ValueError, match=r"tokens 97 to 98 of the calibration split .* end by 97"):
+        writer.write("calibration", 97, given["calibration"][:1])
+    writer.finish({})
+    store = ActivationStore(tmp_path)
+    assert {split: len(store.rows(split)) for split in counts} == counts
+    for split, values in given.items():
+        slots = torch.from_numpy(slots_of(len(values), LAYOUT.seed, split).astype(np.int64))
+        assert torch.equal(stored(store, split)[slots], values)
+
+
 def test_the_manifest_says_what_it_is_of(tmp_path):
     store = write_store(tmp_path, about={"lm": {"name": "x"}, "site": "blocks.1.resid_pre"})
     assert store.identity() == {"lm": {"name": "x"}, "site": "blocks.1.resid_pre"}

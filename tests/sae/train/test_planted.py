@@ -83,7 +83,7 @@ THRESHOLDED = {
 }
 
 
-@pytest.mark.parametrize(("steps", "limit"), [(200, 0.05), (700, 0.03)])
+@pytest.mark.parametrize(("steps", "limit"), [(200, 0.05), (500, 0.03)])
 def test_l0_on_heldout_data_is_k(steps, limit, data):
     saes = {name: make(**({"kind": "batch_topk"} | options)) for name, options in THRESHOLDED.items()}
     train(saes, data.train, TrainConfig(steps=steps), calibration=data.calibration)
@@ -91,10 +91,9 @@ def test_l0_on_heldout_data_is_k(steps, limit, data):
     assert all(abs(ratio - 1) < limit for ratio in found.values()), found
 
 
-@pytest.mark.parametrize("steps", [200, 500])
-def test_without_calibration_l0_is_near_k(steps, data):
+def test_without_calibration_l0_is_near_k(data):
     saes = {name: make(**({"kind": "batch_topk"} | options)) for name, options in THRESHOLDED.items()}
-    train(saes, data.train, TrainConfig(steps=steps))
+    train(saes, data.train, TrainConfig(steps=200))
     found = {name: l0(sae, data.heldout) / ACTIVE for name, sae in saes.items()}
     assert all(abs(ratio - 1) < 0.1 for ratio in found.values()), found
 
@@ -109,11 +108,10 @@ def test_one_token_or_many_inference_is_the_same(data):
         assert torch.allclose(together, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("levels", ["none", "nested"])
-@pytest.mark.parametrize("k", [2, 3, 5])
+@pytest.mark.parametrize(("k", "levels"), [(2, "none"), (3, "nested"), (5, "none")])
 def test_jumprelu_comes_to_its_target(k, levels, data):
     sae = make("jumprelu", k=k, levels=levels)
-    train(sae, data.train, TrainConfig(steps=1_000))
+    train(sae, data.train, TrainConfig(steps=800))
     assert l0(sae, data.heldout) == pytest.approx(k, rel=0.15)
 
 
@@ -146,7 +144,7 @@ def alive(sae: SAE, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dead_latents_come_back_only_through_the_auxiliary_loss(kind, data):
-    config = TrainConfig(steps=400, lr=5e-3, dead_after=2_000, log_every=8)
+    config = TrainConfig(steps=300, lr=5e-3, dead_after=2_000, log_every=8)
     share, dead = {}, {}
     for weight in (0.0, 1 / 32):
         sae = make(kind, aux_weight=weight, aux_k=8, **KIND_OPTIONS.get(kind, {}))

@@ -84,15 +84,22 @@ def all_same(a: dict, b: dict) -> bool:
 @pytest.mark.parametrize("kind", SOURCES)
 def test_stopped_anywhere_it_ends_with_the_same_bits(kind, tmp_path):
     source, d_out = SOURCES[kind]
-    whole = family(d_out)
+
+    def some() -> dict:
+        saes = family(d_out)
+        return (
+            saes if kind == "store" else {name: saes[name] for name in ("relu none", "topk sampled", "jumprelu nested")}
+        )
+
+    whole = some()
     reference, lines = session(whole, source(), tmp_path / "whole")
     assert reference is not None
     assert {line["step"] for line in lines} == {3, 6, 9, 12, 13} and lines[-1]["relu none/dead"] > 0
-    for stop in (1, 4, 5, 6, 8, 12):
+    for stop in (1, 4, 6, 12):
         folder = tmp_path / str(stop)
-        stopped, before = session(family(d_out), source(), folder, stop=stop)
+        stopped, before = session(some(), source(), folder, stop=stop)
         assert stopped is None and [path.name for path in folder.iterdir()] == [f"step-{stop:08d}"]
-        resumed = family(d_out)
+        resumed = some()
         result, after = session(resumed, source(), folder)
         assert all_same(resumed, whole), stop
         assert before + after == lines
@@ -113,7 +120,7 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(tmp_path):
     """No time to write anything: an exception from within a step stands for kill -9."""
     whole = family()
     session(whole, batches(5, 71), tmp_path / "whole")
-    for died_at in (1, 3, 4, 7, 11, 13):
+    for died_at in (3, 4, 7, 13):
         asked = stop_after(died_at)
 
         def die(asked=asked):
