@@ -90,4 +90,6 @@ def test_names() -> None:
     make = SAEConfig(d_in=7, n_latents=30, k=3)
     assert make.name == "batch_topk-30-k3-s0" and make.lengths == (30,) and not make.nested and not make.transcoder
     assert SAEConfig(d_in=7, n_latents=30, k=3, levels="sampled", seed=4).name == "batch_topk-30-k3-sampled-s4"
-    assert SAEConfig(kind="relu", d_in=7, n_latents=30, k=3, l1=0.5, levels=(4, 30)).name == "relu-30-l1_0.5-levels4_30-s0"
+    assert (
+        SAEConfig(kind="relu", d_in=7, n_latents=30, k=3, l1=0.5, levels=(4, 30)).name == "relu-30-l1_0.5-levels4_30-s0"
+    )
