@@ -11,6 +11,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# As the front door does: PyTorch's threads and numba's would otherwise spin against each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from jaxtyping import install_import_hook
 
-install_import_hook(["matryo.sae.nn", "matryo.sae.kernels", "matryo.sae.metrics"], "beartype.beartype")
+# Not the compiled kernels: numba reads plain functions only.
+KERNELS = [f"matryo.sae.kernels.{name}" for name in ("entries", "fused", "select", "sparse", "tiled", "watch")]
+install_import_hook(["matryo.sae.nn", "matryo.sae.metrics", *KERNELS], "beartype.beartype")

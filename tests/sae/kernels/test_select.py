@@ -1,21 +1,31 @@
-"""Selection against brute force on the dense matrix, in one tile and in several."""
+"""Selection against brute force on the dense matrix, in one tile and in several, by plain operations and compiled."""
 
 import math
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import matryo.sae.kernels.select as select
-from matryo.sae.kernels import Entries, select_above, select_batch_topk, select_row_topk
+import matryo.sae.kernels.tiled as tiled
+from matryo.sae.kernels import Entries, Watch, select_above, select_batch_topk, select_row_topk, use
 
 BATCH, D_IN, N_LATENTS = 19, 6, 45
+
+
+@pytest.fixture(params=["torch", "auto"], autouse=True)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    with use(request.param):
+        yield request.param
 
 
 @pytest.fixture(params=[512, 45, 8, 1], ids=lambda width: f"tile{width}", autouse=True)
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """45 = 5 tiles of 8 and one of 5; one exact tile; one tile that is not full; one column at a time."""
     monkeypatch.setattr(select, "TILE", request.param)
+    monkeypatch.setattr(tiled, "TILE_VALUES", request.param * BATCH)
     return request.param
 
 
@@ -142,6 +152,41 @@ def test_weights_in_any_memory_order_and_a_caller_that_needs_gradients() -> None
         found = select_batch_topk(x, weights, b.clone().requires_grad_(), 40)
         check_form(found, pre)
         assert not found.value.requires_grad
+
+
+@pytest.mark.parametrize("wanted", [[], [0], [7, 8, 9, 44], list(range(N_LATENTS))], ids=len)
+def test_watched_columns_are_handed_on(wanted: list[int]) -> None:
+    x, W, b, pre = problem()
+    for select_with in (
+        lambda watch: select_above(x, W, b, 0.5, watch),
+        lambda watch: select_row_topk(x, W, b, 3, watch),
+        lambda watch: select_batch_topk(x, W, b, 40, None, watch),
+        lambda watch: select_batch_topk(x, W, b, 40, 1e9, watch),
+    ):
+        watch = Watch.of(torch.isin(torch.arange(N_LATENTS), torch.tensor(wanted)), x)
+        watch.pre.fill_(math.nan)
+        select_with(watch)
+        assert watch.pre.shape == (BATCH, len(wanted)) and torch.allclose(watch.pre, pre[:, wanted], rtol=1e-12)
+
+
+def test_lists_grow_and_threads_share_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three threads, lists far too short: the same entries."""
+    monkeypatch.setattr(tiled, "threads", lambda: 3)
+    monkeypatch.setattr(tiled, "LEAST_ROOM", 1)
+    monkeypatch.setattr(tiled, "_Lists", ShortLists)
+    x, W, b, pre = problem()
+    best = pre[pre > 0].sort(descending=True).values[:95]
+    check_form(found := select_batch_topk(x, W, b, 95), pre)
+    assert torch.equal(mask(found), pre >= best[-1])
+    check_form(found := select_above(x, W, b, -1.0), pre)
+    assert torch.equal(mask(found), pre > -1)
+    check_form(found := select_row_topk(x, W, b, 4), pre)
+    assert torch.equal(mask(found), (pre.argsort(1, descending=True).argsort(1) < 4) & (pre > 0))
+
+
+class ShortLists(tiled._Lists):
+    def __init__(self, batch: int, room: int, like: np.dtype) -> None:
+        super().__init__(batch, 2, like)
 
 
 def test_entries() -> None:

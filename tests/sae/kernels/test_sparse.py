@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import matryo.sae.kernels.select as select
-from matryo.sae.kernels import Entries, at_latents, decode, decode_losses, pre_acts_at
+import matryo.sae.kernels.tiled as tiled
+from matryo.sae.kernels import Entries, at_latents, decode, decode_losses, pre_acts_at, use
 from matryo.sae.nn import KINDS, SAEConfig, build
 
 BATCH, D_IN, D_OUT, N_LATENTS = 17, 6, 8, 29
@@ -145,11 +146,18 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("hint", [None, 0.01, 100.0], ids=["no hint", "low", "high"])
 @pytest.mark.parametrize("kind", ["topk", "batch_topk", "jumprelu"])
 @pytest.mark.parametrize("levels", ["none", "nested", "sampled"])
+@pytest.mark.parametrize("backend", ["torch", "auto"])
 def test_rows_times_latents_is_never_stored(
-    kind: str, levels: str, hint: float | None, monkeypatch: pytest.MonkeyPatch
+    backend: str, kind: str, levels: str, hint: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "TILE", 32)
     batch, n_latents, d_in = 400, 500, 9
+    monkeypatch.setattr(select, "TILE", 32)
+    monkeypatch.setattr(tiled, "TILE_VALUES", batch * 32)
+    with use(backend):
+        _check_sizes(kind, levels, hint, batch, n_latents, d_in)
+
+
+def _check_sizes(kind: str, levels: str, hint: float | None, batch: int, n_latents: int, d_in: int) -> None:
     sae = build(SAEConfig(kind=kind, levels=levels, d_in=d_in, n_latents=n_latents, k=4))
     x = normal(batch, d_in, seed=0, dtype=torch.float32)
     sae.initialise(x)

@@ -11,17 +11,22 @@ Everything here works for any device and floating dtype. The contract:
 Kernels are called from one thread. A dense autograd reference of each lives in the tests.
 """
 
+from matryo.sae.kernels.backend import has_compiled, use
 from matryo.sae.kernels.entries import Entries
 from matryo.sae.kernels.select import select_above, select_batch_topk, select_row_topk
 from matryo.sae.kernels.sparse import at_latents, decode, decode_losses, pre_acts_at
+from matryo.sae.kernels.watch import Watch
 
 __all__ = [
     "Entries",
+    "Watch",
     "at_latents",
     "decode",
     "decode_losses",
+    "has_compiled",
     "pre_acts_at",
     "select_above",
     "select_batch_topk",
     "select_row_topk",
+    "use",
 ]

@@ -8,7 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from matryo.sae.kernels import Watch
+
 if TYPE_CHECKING:
+    from matryo.sae.kernels.fused import DenseRows
     from matryo.sae.nn.base import SAE
 
 
@@ -40,14 +43,45 @@ def aux_loss(
         # Zero in value; carries the gradient of b_dec, which `centred` has already subtracted.
         bias = bias + W_enc @ (sae.b_dec.detach() - sae.b_dec)
     pre = torch.addmm(bias, centred, W_enc.t())
-    aux_k = sae.config.aux_k or max(1, sae.config.d_in // 2)
+    aux_k = sae.config.most_aux
     if aux_k < len(index):
         top = torch.topk(pre, aux_k, dim=1, sorted=False)
         pre = torch.zeros_like(pre).scatter(1, top.indices, top.values)
     z = pre + (torch.relu(pre) - pre).detach()
     error = (residual - z @ W_dec).square().sum(1).mean()
+    return error * _inverse_spread(residual)
+
+
+def aux_with_gradient(
+    sae: SAE,
+    watch: Watch,
+    centred: Float[Tensor, "batch d_in"],
+    residual: Float[Tensor, "batch d_out"],
+) -> tuple[Float[Tensor, ""], DenseRows]:
+    """`aux_loss` with the gradients of aux_weight · aux, from the dead columns' pre-activations in `watch`.
+
+    The four products over the dead columns are all there is to it: ê, ∂/∂z, ∂/∂W_dec, ∂/∂W_enc. Overwrites `watch.pre`.
+    """
+    from matryo.sae.kernels.fused import DenseRows, largest_in_rows
+
+    dead, pre = watch.column, watch.pre
+    W_dec = sae.W_dec.detach()[dead]
+    chosen = largest_in_rows(pre, sae.config.most_aux) if sae.config.most_aux < len(dead) else None
+    z = pre.relu_() if chosen is None else pre.relu_().mul_(chosen)
+    slope = torch.addmm(residual, z, W_dec, beta=-1)  # ê − e
+    inverse_spread = _inverse_spread(residual)
+    value = slope.square().sum(1).mean() * inverse_spread
+    slope *= 2 * sae.config.aux_weight / len(residual) * inverse_spread
+    grad_dec = z.t() @ slope
+    grad_pre = torch.mm(slope, W_dec.t(), out=z)
+    if chosen is not None:
+        grad_pre.mul_(chosen)
+    return value, DenseRows(dead, grad_pre.t() @ centred, grad_dec, grad_pre.sum(0))
+
+
+def _inverse_spread(residual: Float[Tensor, "batch d_out"]) -> Float[Tensor, ""]:
+    """1 / mean‖e − ē‖²; 0 where that is nothing but rounding, as for a batch of one token."""
     spread = (residual - residual.mean(0)).square().sum(1).mean()
     limits = torch.finfo(spread.dtype)
-    # A batch of one token has no spread; what is left of it is rounding.
     varies = spread > limits.eps * residual.square().sum(1).mean()
-    return error * varies / spread.clamp_min(limits.tiny)
+    return varies / spread.clamp_min(limits.tiny)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from matryo.sae.kernels import Entries, decode, decode_losses, pre_acts_at
+from matryo.sae.kernels import Entries, Watch, decode, decode_losses, pre_acts_at
 from matryo.sae.nn.auxiliary import aux_loss
 from matryo.sae.nn.config import SAEConfig
 from matryo.sae.nn.folding import first_latents, fold_scale
@@ -30,10 +30,24 @@ class Loss:
     per_level: Float[Tensor, "levels"]
     aux: Float[Tensor, ""]
     sparsity: Float[Tensor, ""]
-    residual: Float[Tensor, "batch d_out"]
+    residual: Float[Tensor, "batch d_out"] | None
+    "Target minus full reconstruction; None where a fused step had no use for it."
     entries: Entries
     smallest: float | None
     "Smallest selected pre-activation, a hint for the next batch's selection."
+
+
+@dataclass(frozen=True, eq=False)
+class Active:
+    """What a rule's penalty may read of a batch."""
+
+    pre: Float[Tensor, "entries"]
+    z: Float[Tensor, "entries"]
+    entries: Entries
+    target: Float[Tensor, "batch d_out"]
+    levels: tuple[int, ...]
+    norms: Float[Tensor, "n_latents"] | None
+    "Norms of the decoder rows, where they are free."
 
 
 class SAE(nn.Module, ABC):
@@ -76,7 +90,7 @@ class SAE(nn.Module, ABC):
     # What a subclass says ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
+    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None, watch: Watch | None = None) -> Entries:
         """The entries whose pre-activations the rule needs, with those pre-activations as values."""
 
     @abstractmethod
@@ -84,15 +98,7 @@ class SAE(nn.Module, ABC):
         """Latents z at the entries, differentiable."""
 
     @abstractmethod
-    def _sparsity(
-        self,
-        pre: Float[Tensor, "entries"],
-        z: Float[Tensor, "entries"],
-        entries: Entries,
-        target: Float[Tensor, "batch d_out"],
-        levels: tuple[int, ...],
-        scale: float,
-    ) -> Float[Tensor, ""]:
+    def _sparsity(self, active: Active, scale: float) -> Float[Tensor, ""]:
         """The rule's own penalty, its sparsity term times `scale`; 0 where it has none."""
 
     @abstractmethod
@@ -172,7 +178,8 @@ class SAE(nn.Module, ABC):
         z = self._activate(pre, entries)
         levels = draw_levels(self.config, generator)
         per_level, residual = decode_losses(z, entries, self.W_dec, self.b_dec, target, levels)
-        sparsity = self._sparsity(pre, z, entries, target, levels, sparsity_scale)
+        norms = None if self.unit_rows else torch.linalg.vector_norm(self.W_dec, dim=1)
+        sparsity = self._sparsity(Active(pre, z, entries, target, levels, norms), sparsity_scale)
         if x.requires_grad:
             centred = centred + (x - x.detach()).to(centred)
         aux = aux_loss(self, centred, residual, dead)

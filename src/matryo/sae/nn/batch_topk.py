@@ -7,7 +7,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from matryo.sae.kernels import Entries, select_batch_topk
+from matryo.sae.kernels import Entries, Watch, select_batch_topk
 from matryo.sae.nn.topk_family import TopKFamily
 
 
@@ -21,5 +21,7 @@ class BatchTopK(TopKFamily):
     positive activation of a batch; here θ is the exact value that gives mean L0 = k on held-back training tokens.
     """
 
-    def _select_in_batch(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
-        return select_batch_topk(centred, self.W_enc, self.b_enc, self.config.k * len(centred), hint)
+    def _select_in_batch(
+        self, centred: Float[Tensor, "batch d_in"], hint: float | None, watch: Watch | None = None
+    ) -> Entries:
+        return select_batch_topk(centred, self.W_enc, self.b_enc, self.config.k * len(centred), hint, watch)

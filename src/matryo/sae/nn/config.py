@@ -100,6 +100,11 @@ class SAEConfig:
         return self.d_out is not None
 
     @property
+    def most_aux(self) -> int:
+        """Dead latents that the auxiliary loss takes for each token, as far as there are so many."""
+        return self.aux_k or max(1, self.d_in // 2)
+
+    @property
     def name(self) -> str:
         """A short name, such as batch_topk-4608-k32-nested."""
         sparsity = f"l1_{self.l1:g}" if self.kind in ("relu", "gated") else f"k{self.k}"

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from matryo.sae.kernels import Entries, at_latents, decode_losses, select_above
-from matryo.sae.nn.base import SAE
+from matryo.sae.kernels import Entries, Watch, at_latents, decode_losses, select_above
+from matryo.sae.nn.base import SAE, Active
 from matryo.sae.nn.config import SAEConfig
 from matryo.sae.nn.levels import level_weights
 
@@ -34,18 +34,19 @@ class Gated(SAE):
     def calibrate(self, batches: Iterable[Float[Tensor, "_ d_in"]]) -> None:
         """Nothing: inference is training's rule."""
 
-    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
-        return select_above(centred, self.W_enc, self.b_enc, 0.0)
+    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None, watch: Watch | None = None) -> Entries:
+        return select_above(centred, self.W_enc, self.b_enc, 0.0, watch)
 
     def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
         gain, b_enc, b_mag = (at_latents(part, entries) for part in (self.r_mag.exp(), self.b_enc, self.b_mag))
         return torch.relu(gain * (pre - b_enc) + b_mag)
 
-    def _sparsity(
-        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float
-    ) -> Tensor:
-        per_level, _ = decode_losses(pre, entries, self.W_dec.detach(), self.b_dec.detach(), target, levels)
-        gate = (level_weights(self.config, len(levels), per_level) * per_level).sum()
+    def _sparsity(self, active: Active, scale: float) -> Tensor:
+        pre, entries = active.pre, active.entries
+        per_level, _ = decode_losses(
+            pre, entries, self.W_dec.detach(), self.b_dec.detach(), active.target, active.levels
+        )
+        gate = (level_weights(self.config, len(active.levels), per_level) * per_level).sum()
         return scale * self.config.l1 * pre.sum() / (entries.n_rows * self.config.d_in) + gate
 
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:

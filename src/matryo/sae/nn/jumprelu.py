@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from matryo.sae.kernels import Entries, at_latents, select_above, select_batch_topk
-from matryo.sae.nn.base import SAE
+from matryo.sae.kernels import Entries, Watch, at_latents, select_above, select_batch_topk
+from matryo.sae.nn.base import SAE, Active
 from matryo.sae.nn.config import SAEConfig
 
 
@@ -36,18 +36,17 @@ class JumpReLU(SAE):
     def calibrate(self, batches: Iterable[Float[Tensor, "_ d_in"]]) -> None:
         """Nothing: thresholds are learned."""
 
-    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
+    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None, watch: Watch | None = None) -> Entries:
         margin = self.config.bandwidth / 2 if self.training else 0.0
-        return select_above(centred, self.W_enc, self.b_enc, self.threshold.detach() - margin)
+        return select_above(centred, self.W_enc, self.b_enc, self.threshold.detach() - margin, watch)
 
     def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
         return _Jump.apply(pre, at_latents(self.threshold, entries), self.config.bandwidth)[0]  # pyright: ignore
 
-    def _sparsity(
-        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float
-    ) -> Tensor:
-        active = _Jump.apply(pre, at_latents(self.threshold, entries), self.config.bandwidth)[1]  # pyright: ignore
-        l0 = active.sum() / entries.n_rows
+    def _sparsity(self, active: Active, scale: float) -> Tensor:
+        threshold = at_latents(self.threshold, active.entries)
+        ones = _Jump.apply(active.pre, threshold, self.config.bandwidth)[1]  # pyright: ignore
+        l0 = ones.sum() / active.entries.n_rows
         return scale * self.config.l0_weight * (l0 / self.config.k - 1).square()
 
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:

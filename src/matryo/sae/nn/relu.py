@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryo.sae.kernels import Entries, at_latents, select_above
-from matryo.sae.nn.base import SAE
+from matryo.sae.kernels import Entries, Watch, at_latents, select_above
+from matryo.sae.nn.base import SAE, Active
 
 
 @final
@@ -27,17 +26,16 @@ class ReLU(SAE):
     def calibrate(self, batches: Iterable[Float[Tensor, "_ d_in"]]) -> None:
         """Nothing: inference is training's rule."""
 
-    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
-        return select_above(centred, self.W_enc, self.b_enc, 0.0)
+    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None, watch: Watch | None = None) -> Entries:
+        return select_above(centred, self.W_enc, self.b_enc, 0.0, watch)
 
     def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
         return pre
 
-    def _sparsity(
-        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float
-    ) -> Tensor:
-        norms = torch.linalg.vector_norm(self.W_dec, dim=1)
-        return scale * self.config.l1 * (z * at_latents(norms, entries)).sum() / (entries.n_rows * self.config.d_in)
+    def _sparsity(self, active: Active, scale: float) -> Tensor:
+        assert active.norms is not None
+        lengths = (active.z * at_latents(active.norms, active.entries)).sum()
+        return scale * self.config.l1 * lengths / (active.entries.n_rows * self.config.d_in)
 
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
         """Nothing: the rule has no parameters of its own."""

@@ -7,7 +7,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from matryo.sae.kernels import Entries, select_row_topk
+from matryo.sae.kernels import Entries, Watch, select_row_topk
 from matryo.sae.nn.topk_family import TopKFamily
 
 
@@ -26,5 +26,7 @@ class TopK(TopKFamily):
         """Whether inference uses θ: only with levels, or cut from an SAE with levels."""
         return self.config.nested or self.calibrated
 
-    def _select_in_batch(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
-        return select_row_topk(centred, self.W_enc, self.b_enc, self.config.k)
+    def _select_in_batch(
+        self, centred: Float[Tensor, "batch d_in"], hint: float | None, watch: Watch | None = None
+    ) -> Entries:
+        return select_row_topk(centred, self.W_enc, self.b_enc, self.config.k, watch)

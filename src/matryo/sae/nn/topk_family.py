@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryo.sae.kernels import Entries, select_above, select_batch_topk
-from matryo.sae.nn.base import SAE
+from matryo.sae.kernels import Entries, Watch, select_above, select_batch_topk
+from matryo.sae.nn.base import SAE, Active
 from matryo.sae.nn.config import SAEConfig
 
 
@@ -28,7 +28,9 @@ class TopKFamily(SAE):
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
     @abstractmethod
-    def _select_in_batch(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
+    def _select_in_batch(
+        self, centred: Float[Tensor, "batch d_in"], hint: float | None, watch: Watch | None = None
+    ) -> Entries:
         """The training rule."""
 
     @property
@@ -54,23 +56,21 @@ class TopKFamily(SAE):
             raise ValueError("calibration has 0 tokens; expected at least one batch held back from training")
         self.threshold.fill_(_mean_l0_threshold(self, batches))
 
-    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None) -> Entries:
+    def _select(self, centred: Float[Tensor, "batch d_in"], hint: float | None, watch: Watch | None = None) -> Entries:
         if self.training or not self.by_threshold:
-            return self._select_in_batch(centred, hint)
+            return self._select_in_batch(centred, hint, watch)
         if not self.calibrated:
             raise ValueError(
                 f"this {self.config.kind} SAE has no inference threshold; expected one from training: "
                 "call sae.calibrate(batches), or sae.train() to select by batch"
             )
-        return select_above(centred, self.W_enc, self.b_enc, float(self.threshold))
+        return select_above(centred, self.W_enc, self.b_enc, float(self.threshold), watch)
 
     def _activate(self, pre: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "entries"]:
         return pre
 
-    def _sparsity(
-        self, pre: Tensor, z: Tensor, entries: Entries, target: Tensor, levels: tuple[int, ...], scale: float
-    ) -> Tensor:
-        return pre.new_zeros(())
+    def _sparsity(self, active: Active, scale: float) -> Tensor:
+        return active.pre.new_zeros(())
 
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
         """Nothing: the rule has no parameters of its own."""

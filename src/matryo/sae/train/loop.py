@@ -179,7 +179,7 @@ class _Run:
             member = self.members[name]
             numbers: Metrics = {
                 "loss": float(loss.total.detach()),
-                "fvu": float(loss.residual.square().sum()) / spread if spread else float("nan"),
+                "fvu": float(loss.per_level[-1]) * target.numel() / spread if spread else float("nan"),
                 "l0": loss.entries.l0,
                 "dead": member.dead_fraction(),
                 "aux": float(loss.aux),

@@ -11,6 +11,7 @@ from torch import Tensor
 from matryo.sae.nn import SAE, Loss, TopK
 from matryo.sae.nn.topk_family import TopKFamily
 from matryo.sae.train.config import TrainConfig
+from matryo.sae.train.fused import FusedStep
 from matryo.spine.seeding import torch_generator
 
 SETTLING_STEPS = 20
@@ -28,6 +29,7 @@ class Member:
         self.config = config
         self.lr = config.lr or 2e-4 * math.sqrt(2**14 / sae.config.n_latents)
         self.optimiser = torch.optim.Adam(self._groups(), lr=self.lr, betas=config.betas, fused=True)
+        self.fused = FusedStep(self.sae, self.optimiser)
         self.generator = torch_generator(sae.config.seed, "levels")
         self.silent_tokens = torch.zeros(sae.config.n_latents, dtype=torch.long, device=sae.W_dec.device)
         self.hint: float | None = None
@@ -43,32 +45,44 @@ class Member:
     def step(self, x: Tensor, target: Tensor | None, step: int, steps: int) -> Loss:
         """One gradient step on a scaled batch."""
         dead = self.silent_tokens >= self.config.dead_after
-        loss = self.sae.loss(
-            x,
-            target,
-            dead=dead,
-            hint=self.hint,
-            generator=self.generator,
-            sparsity_scale=self.config.sparsity_factor(step, steps),
-        )
+        fused = FusedStep.serves(self.sae)
+        loss_of = self.fused.loss if fused else self._differentiated
+        loss = loss_of(x, target, dead, self.hint, self.generator, self.config.sparsity_factor(step, steps))
         total = float(loss.total.detach())
         if not math.isfinite(total):
             raise ValueError(
                 f"the loss of {self.sae.config.name} is {total} at step {step}; expected a finite number: lower lr"
             )
-        loss.total.backward()
-        self.sae.project_gradient()
-        if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.config.clip, foreach=True)
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * group["multiple"] * self.config.lr_factor(step, steps)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.sae.normalise_rows()
+        (self.fused.update if fused else self._update)(self.config.clip)
         self._remember(loss, len(x))
         if isinstance(self.sae, TopKFamily) and self.sae.by_threshold and steps - step <= SETTLING_STEPS:
             self._settle(self.sae, x, loss)
         return loss
+
+    def _differentiated(
+        self,
+        x: Tensor,
+        target: Tensor | None,
+        dead: Tensor,
+        hint: float | None,
+        generator: torch.Generator,
+        sparsity_scale: float,
+    ) -> Loss:
+        """The loss with its gradient by autograd, on any device."""
+        loss = self.sae.loss(x, target, dead=dead, hint=hint, generator=generator, sparsity_scale=sparsity_scale)
+        loss.total.backward()
+        return loss
+
+    def _update(self, clip: float) -> None:
+        """One step of Adam with the gradients that autograd left."""
+        self.sae.project_gradient()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), clip, foreach=True)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.sae.normalise_rows()
 
     def _remember(self, loss: Loss, tokens: int) -> None:
         fired = loss.entries.latent[loss.entries.value > 0]

@@ -1,0 +1,22 @@
+"""Kernels compiled by numba, for CPUs: the inner loops of selection, decoding and the update of weights.
+
+Nothing here allocates more than a row per thread: arrays come in and are filled. Work is cut into as many fixed parts
+as `threads()` says, so that the same number of threads gives the same bits. Kernels are called from one thread, and
+compiled once for each number type, then read from numba's cache on disk.
+"""
+
+import numba
+import torch
+
+FAST = {"reassoc", "contract", "nsz"}
+"""Sums in any order and fused multiply-adds; NaN and infinity keep their meaning, so that a broken loss is seen."""
+
+OPTIONS = {"parallel": True, "cache": True, "fastmath": FAST, "error_model": "numpy"}
+SERIAL = {"cache": True, "fastmath": FAST, "error_model": "numpy"}
+
+
+def threads() -> int:
+    """How many parts the work is cut into: PyTorch's number of threads, as far as numba has them."""
+    count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # pyright: ignore[reportAttributeAccessIssue]
+    numba.set_num_threads(count)
+    return count

@@ -1,0 +1,132 @@
+"""A step without autograd over weights: gradients are formed, used by Adam and forgotten, one weight row at a time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from matryo.sae.kernels import Watch, has_compiled
+from matryo.sae.nn import SAE, Loss
+from matryo.sae.nn.auxiliary import aux_with_gradient
+from matryo.sae.nn.base import Active
+from matryo.sae.nn.levels import draw_levels, level_weights
+
+
+class FusedStep:
+    """The loss of one batch and the update of an autoencoder, at its active entries.
+
+    The rule of the autoencoder (which entries, z(pre), its penalty) is the subclass's own code with autograd, over the
+    entries only; decoding, weight gradients and Adam of the two weight matrices are compiled loops. Adam's moments are
+    those of the optimiser it is given, which goes on to serve the small parameters.
+    """
+
+    def __init__(self, sae: SAE, optimiser: torch.optim.Adam) -> None:
+        self.sae, self.optimiser = sae, optimiser
+        self._slope: Tensor | None = None
+
+    @staticmethod
+    def serves(sae: SAE) -> bool:
+        """Whether this autoencoder can be trained by compiled loops, where it is."""
+        return has_compiled(sae.W_dec) and sae.config.kind != "gated"
+
+    def loss(
+        self,
+        x: Tensor,
+        target: Tensor | None,
+        dead: Tensor,
+        hint: float | None,
+        generator: torch.Generator,
+        sparsity_scale: float,
+    ) -> Loss:
+        """`SAE.loss` of a batch, its gradient kept: small parameters' in .grad, the weights' to be formed."""
+        from matryo.sae.kernels.fused import WeightGradient, decode_with_gradient
+
+        sae, config = self.sae, self.sae.config
+        target = sae._checked(x, target).detach().contiguous()
+        centred = sae._centred(x).contiguous()
+        revive = config.aux_weight > 0 and bool(dead.any())
+        watch = Watch.of(dead, centred) if revive else None
+        entries = sae._select(centred, hint, watch)
+        levels = draw_levels(config, generator)
+        weights = level_weights(config, len(levels), target)
+
+        pre = entries.value.clone().requires_grad_()
+        z = sae._activate(pre, entries)
+        norms = None
+        if not sae.unit_rows:
+            norms = torch.linalg.vector_norm(sae.W_dec.detach(), dim=1).requires_grad_()
+        sparsity = sae._sparsity(Active(pre, z, entries, target, levels, norms), sparsity_scale)
+        if self._slope is None or self._slope.shape != (len(levels), *target.shape):
+            self._slope = target.new_empty(len(levels), *target.shape)
+        decoded = decode_with_gradient(
+            z.detach(), entries, sae.W_dec.detach(), sae.b_dec.detach(), target, levels, weights,
+            want_residual=revive, slope=self._slope,
+        )  # fmt: skip
+        wanted = [(z, decoded.grad_z)] + ([(sparsity, torch.ones_like(sparsity))] if sparsity.requires_grad else [])
+        torch.autograd.backward(*map(list, zip(*wanted, strict=True)))
+
+        aux, more = target.new_zeros(()), None
+        if watch is not None:
+            assert decoded.residual is not None
+            aux, more = aux_with_gradient(sae, watch, centred, decoded.residual)
+        pull = None if norms is None or norms.grad is None else norms.grad / norms.detach().clamp_min(1e-30)
+        assert pre.grad is not None
+        self.gradient = WeightGradient(
+            sae.W_enc.detach(), sae.W_dec.detach(), centred, entries, z.detach(), pre.grad, decoded.slope, levels,
+            pull, more,
+        )  # fmt: skip
+        sae.b_dec.grad = decoded.grad_b_dec
+        total = (weights * decoded.per_level).sum() + config.aux_weight * aux + sparsity.detach()
+        smallest = float(entries.value.min()) if len(entries.value) else None
+        return Loss(
+            total=total, levels=levels, per_level=decoded.per_level, aux=aux, sparsity=sparsity.detach(),
+            residual=decoded.residual, entries=entries.with_value(z), smallest=smallest,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def update(self, clip: float) -> None:
+        """One step of Adam with the gradient of the last loss, clipped to a global norm (0: not at all)."""
+        sae, of_input, factor = self.sae, not self.sae.config.transcoder, 1.0
+        if clip:
+            squares, of_centring = self.gradient.squared_norm(sae.unit_rows, of_input)
+            of_b_dec = sae.b_dec.grad if of_centring is None else sae.b_dec.grad + of_centring
+            small = [of_b_dec, *self._own_gradients()]
+            squares += sum(float(grad.double().square().sum()) for grad in small)
+            factor = min(1.0, clip / (math.sqrt(squares) + 1e-6))
+        group = self.optimiser.param_groups[0]
+        enc, dec = (self._state(weights) for weights in (sae.W_enc, sae.W_dec))
+        for state in (enc, dec):
+            state["step"] += 1
+        sae.b_enc.grad, of_centring = self.gradient.apply_adam(
+            (enc["exp_avg"].t(), enc["exp_avg_sq"].t()),
+            (dec["exp_avg"], dec["exp_avg_sq"]),
+            step=int(enc["step"]),
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            clip=factor,
+            unit_rows=sae.unit_rows,
+            of_input=of_input,
+        )
+        if of_centring is not None:
+            sae.b_dec.grad += of_centring
+        for grad in (sae.b_enc.grad, sae.b_dec.grad, *self._own_gradients()):
+            grad.mul_(factor)
+        self.optimiser.step()  # of what has a gradient: biases and the rule's own parameters
+        self.optimiser.zero_grad(set_to_none=True)
+        del self.gradient
+
+    def _own_gradients(self) -> list[Tensor]:
+        shared = {"W_enc", "W_dec", "b_enc", "b_dec"}
+        return [p.grad for name, p in self.sae.named_parameters() if name not in shared and p.grad is not None]
+
+    def _state(self, weights: Tensor) -> dict[str, Tensor]:
+        """Adam's state of a weight matrix, begun as PyTorch would."""
+        state = self.optimiser.state[weights]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(weights, memory_format=torch.preserve_format)
+        return state
