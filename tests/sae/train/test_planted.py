@@ -8,6 +8,7 @@ from tests.sae.train.cases import ACTIVE, D_IN, batches, directions, fvu, l0, ma
 
 from matryo.sae.nn import KINDS, SAE
 from matryo.sae.train import TrainConfig, train
+from matryo.sae.train.member import Member
 
 CONFIG = TrainConfig(steps=600, lr=5e-3, dead_after=20_000, log_every=200)
 
@@ -185,7 +186,7 @@ def test_activations_of_another_scale_train_the_same(kind, levels, data):
     assert l0(power, 1024 * data.heldout) == l0(one, data.heldout)
 
 
-def test_the_scale_is_folded_in(data):
+def test_the_scale_is_folded_in(data, monkeypatch):
     """The trained SAE takes raw activations; in training they had a mean squared norm of d_in."""
     seen = {}
 
@@ -194,13 +195,13 @@ def test_the_scale_is_folded_in(data):
 
     for source, scale in ((Spy(data.train), 0.25), (data.train, None)):
         sae = make("topk")
-        loss = sae.loss
+        step = Member.step
 
-        def spy(x, *args, loss=loss, **kwargs):
+        def spy(member, x, *args, step=step):
             seen.setdefault("mean", float(x.square().sum(1).mean()))
-            return loss(x, *args, **kwargs)
+            return step(member, x, *args)
 
-        sae.loss = spy
+        monkeypatch.setattr(Member, "step", spy)
         result = train(sae, source, TrainConfig(steps=300, lr=5e-3), calibration=data.calibration)
         raw = float(data.train[0].square().sum(1).mean())
         assert result.scale == pytest.approx(scale or (D_IN / raw) ** 0.5, rel=1e-5)

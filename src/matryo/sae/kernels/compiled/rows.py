@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from matryo.sae.kernels.compiled import OPTIONS
+from matryo.sae.kernels.compiled import OPTIONS, SERIAL
 
 
 @njit(**OPTIONS)
@@ -65,46 +65,52 @@ def decode_rows(target, b_dec, W_dec, row_start, latent, z, ends, scale, slope, 
                 grad_z[e] = total
 
 
+@njit(**SERIAL)
+def _count_above(line, limit):
+    count = 0
+    for i in range(len(line)):
+        count += line[i] > limit
+    return count
+
+
+@njit(**SERIAL)
+def _find_limit(line, k):
+    """A number that exactly k entries exceed; where equal entries forbid it, the k-th largest."""
+    low, high = line[0], line[0]
+    for i in range(len(line)):
+        low, high = min(low, line[i]), max(high, line[i])
+    if _count_above(line, low) <= k:
+        return low
+    while True:  # more than k exceed low, fewer than k exceed high
+        middle = low + (high - low) / 2
+        if not low < middle < high:
+            return high
+        count = _count_above(line, middle)
+        if count == k:
+            return middle
+        if count > k:
+            low = middle
+        else:
+            high = middle
+
+
 @njit(**OPTIONS)
 def keep_largest_in_rows(pre, k, chosen):
-    """chosen[r, i] = 1 for the k largest of row r of `pre` (any of equal ones at the boundary), 0 for the others."""
+    """chosen[r, i] = 1 for the k largest of row r of `pre` (any of equal ones at the boundary), 0 for the others.
+
+    By bisection: a dozen vectorised counts a row are several times as fast as selection, whose branches are chance.
+    """
     batch, n = pre.shape
     parts = min(batch, 64)
     for t in prange(parts):
-        work = np.empty(n, pre.dtype)
         for r in range(batch * t // parts, batch * (t + 1) // parts):
-            line = pre[r]
+            line, mark = pre[r], chosen[r]
+            limit = _find_limit(line, k)
+            left = k - _count_above(line, limit)
             for i in range(n):
-                work[i] = line[i]
-            low, high, want = 0, n - 1, n - k
-            while low < high:  # Hoare's selection: work[want] becomes the k-th largest
-                pivot = work[(low + high) // 2]
-                i, j = low, high
-                while i <= j:
-                    while work[i] < pivot:
-                        i += 1
-                    while work[j] > pivot:
-                        j -= 1
-                    if i <= j:
-                        work[i], work[j] = work[j], work[i]
-                        i += 1
-                        j -= 1
-                if want <= j:
-                    high = j
-                elif want >= i:
-                    low = i
-                else:
-                    break
-            limit = work[want]
-            above = 0
-            for i in range(n):
-                above += line[i] > limit
-            left = k - above
-            mark = chosen[r]
-            for i in range(n):
-                v = line[i]
-                keep = v > limit
-                if v == limit and left > 0:
-                    keep = True
-                    left -= 1
-                mark[i] = 1 if keep else 0
+                mark[i] = line[i] > limit
+            if left:
+                for i in range(n):
+                    if line[i] == limit and left:
+                        mark[i] = 1
+                        left -= 1
