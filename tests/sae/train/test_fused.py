@@ -31,7 +31,7 @@ def test_loss_and_every_gradient_equal_the_dense_reference(case: Case, dtype: to
     step = FusedStep(sae, torch.optim.Adam(sae.parameters()))
     ours = step.loss(x, target, dead, 0.3, generator(), 0.4)
     enc, dec, b_enc, of_input = step.gradient.formed(not case.transcoder)
-    grads = {"W_enc": enc, "W_dec": dec, "b_enc": b_enc, "b_dec": sae.b_dec.grad}
+    grads = {"W_enc": enc, "W_dec": dec, "b_enc": b_enc, "b_dec": step.grad_b_dec}
     grads |= {name: value.grad for name, value in sae.named_parameters() if name not in grads}
     if of_input is not None:
         grads["b_dec"] = grads["b_dec"] + of_input

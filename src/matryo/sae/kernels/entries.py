@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -47,6 +47,13 @@ class Entries:
     def l0(self) -> float:
         """Mean number of entries with a positive value per row."""
         return float((self.value > 0).sum()) / max(self.n_rows, 1)
+
+    @property
+    def fired(self) -> Bool[Tensor, "n_latents"]:
+        """Latents with a positive value in some row."""
+        out = torch.zeros(self.n_latents, dtype=torch.bool, device=self.latent.device)
+        out[self.latent[self.value > 0]] = True
+        return out
 
     @cached_property
     def row(self) -> Int[Tensor, "entries"]:

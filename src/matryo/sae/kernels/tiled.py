@@ -95,7 +95,7 @@ class _Lists:
         np.cumsum(row_start, out=row_start)
         latent, value = np.empty(len(self), np.int64), np.empty(len(self), self.value.dtype)
         scan.fill_rows(self.value, self.row, self.latent, self.count, row_start, latent, value)
-        return Entries(*map(torch.from_numpy, (row_start, latent, value)), n_latents)
+        return Entries(torch.from_numpy(row_start), torch.from_numpy(latent), torch.from_numpy(value), n_latents)
 
 
 def above(x: Tensor, W: Tensor, b: Tensor, threshold: float | Tensor, watch: Watch | None = None) -> Entries:
@@ -148,4 +148,4 @@ def row_topk(x: Tensor, W: Tensor, b: Tensor, k: int, watch: Watch | None = None
     row_start = np.concatenate([np.zeros(1, np.int64), np.cumsum(size)])
     out_latent, out_value = np.empty(row_start[-1], np.int64), np.empty(row_start[-1], dtype)
     scan.fill_from_heaps(value, latent, size, row_start, out_latent, out_value, parts)
-    return Entries(*map(torch.from_numpy, (row_start, out_latent, out_value)), n)
+    return Entries(torch.from_numpy(row_start), torch.from_numpy(out_latent), torch.from_numpy(out_value), n)

@@ -32,7 +32,12 @@ class Loss:
     sparsity: Float[Tensor, ""]
     residual: Float[Tensor, "batch d_out"] | None
     "Target minus full reconstruction; None where a fused step had no use for it."
-    entries: Entries
+    entries: Entries | None
+    "The active entries; None where they were too many to list."
+    active: float
+    "Mean active latents per token."
+    fired: Bool[Tensor, "n_latents"]
+    "Latents that were active on some token."
     smallest: float | None
     "Smallest selected pre-activation, a hint for the next batch's selection."
 
@@ -192,7 +197,9 @@ class SAE(nn.Module, ABC):
             aux=aux.detach(),
             sparsity=sparsity.detach(),
             residual=residual,
-            entries=entries.with_value(z),
+            entries=(found := entries.with_value(z)),
+            active=found.l0,
+            fired=found.fired,
             smallest=float(entries.value.min()) if len(entries.value) else None,
         )
 

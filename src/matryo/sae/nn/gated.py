@@ -49,6 +49,14 @@ class Gated(SAE):
         gate = (level_weights(self.config, len(active.levels), per_level) * per_level).sum()
         return scale * self.config.l1 * pre.sum() / (entries.n_rows * self.config.d_in) + gate
 
+    def _dense(
+        self, pre: Float[Tensor, "batch n_latents"], norms: Float[Tensor, "n_latents"] | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(z, gate relu(π), Σ relu(π_j)) of all gate pre-activations of some tokens."""
+        gate = torch.relu(pre)
+        z = (pre > 0) * torch.relu(self.r_mag.exp() * (pre - self.b_enc) + self.b_mag)
+        return z, gate, gate.sum()
+
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
         """Nothing: both paths start equal."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,6 +37,14 @@ class ReLU(SAE):
         assert active.norms is not None
         lengths = (active.z * at_latents(active.norms, active.entries)).sum()
         return scale * self.config.l1 * lengths / (active.entries.n_rows * self.config.d_in)
+
+    def _dense(
+        self, pre: Float[Tensor, "batch n_latents"], norms: Float[Tensor, "n_latents"] | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(z, None, Σ z_j ‖W_dec[j]‖) of all pre-activations of some tokens."""
+        assert norms is not None
+        z = torch.relu(pre)
+        return z, None, (z @ norms).sum()
 
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
         """Nothing: the rule has no parameters of its own."""

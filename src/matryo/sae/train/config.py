@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
+
+from matryo.spine.errors import unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,8 @@ class TrainConfig:
     # steps where 32 was asked for; with 5 it was 33, and 29 after 200; with 10 nested dictionaries reconstruct worse.
     betas: tuple[float, float] = (0.9, 0.99)
     "Adam's decay rates (Bussmann et al., 2024)."
+    moments: Literal["float32", "bfloat16"] = "float32"
+    "Number type of Adam's moments of the two weight matrices (as the weights', or half the memory; CPU only)."
     warmup: float = 0.05
     "Fraction of the steps in which the learning rate rises linearly from 0, at most 1,000 steps."
     decay: float = 0.2
@@ -39,6 +44,8 @@ class TrainConfig:
             raise ValueError(f"steps is {self.steps}; expected a whole number of 1 or more")
         if self.lr is not None and not self.lr > 0:
             raise ValueError(f"lr is {self.lr}; expected a positive number, such as 3e-4")
+        if self.moments not in ("float32", "bfloat16"):
+            raise unknown("moments", self.moments, ("float32", "bfloat16"))
         if not 0 < self.threshold_lr < math.inf:
             raise ValueError(f"threshold_lr is {self.threshold_lr}; expected a positive number, such as 5")
         for name in ("warmup", "decay", "sparsity_warmup"):

@@ -20,10 +20,22 @@ class FusedStep:
     The rule of the autoencoder (which entries, z(pre), its penalty) is the subclass's own code with autograd, over the
     entries only; decoding, weight gradients and Adam of the two weight matrices are compiled loops. Adam's moments are
     those of the optimiser it is given, which goes on to serve the small parameters.
+
+    In bfloat16 (rounded at random, without bias) they take half the memory; docs/sae/training.md has what that costs.
     """
 
-    def __init__(self, sae: SAE, optimiser: torch.optim.Adam) -> None:
-        self.sae, self.optimiser = sae, optimiser
+    def __init__(self, sae: SAE, optimiser: torch.optim.Adam, short_moments: bool = False) -> None:
+        """Prepare to train; with `short_moments` the weight matrices' moments are kept in bfloat16.
+
+        Raises:
+            ValueError: short moments are asked for where steps without compiled loops are taken.
+        """
+        if short_moments and (not self.serves(sae) or sae.W_dec.dtype != torch.float32 or sae.config.kind == "relu"):
+            raise ValueError(
+                f"moments is bfloat16 for a {sae.config.kind} SAE in {sae.W_dec.dtype} on {sae.W_dec.device}; expected "
+                "topk, batch_topk or jumprelu in float32 on a CPU: use moments float32"
+            )
+        self.sae, self.optimiser, self.short_moments = sae, optimiser, short_moments
         self._slope: Tensor | None = None
 
     @staticmethod
@@ -64,8 +76,10 @@ class FusedStep:
             z.detach(), entries, sae.W_dec.detach(), sae.b_dec.detach(), target, levels, weights,
             want_residual=revive, slope=self._slope,
         )  # fmt: skip
-        wanted = [(z, decoded.grad_z)] + ([(sparsity, torch.ones_like(sparsity))] if sparsity.requires_grad else [])
-        torch.autograd.backward(*map(list, zip(*wanted, strict=True)))
+        roots, slopes = [z], [decoded.grad_z]
+        if sparsity.requires_grad:
+            roots, slopes = [z, sparsity], [decoded.grad_z, torch.ones_like(sparsity)]
+        torch.autograd.backward(roots, slopes)
 
         aux, more = target.new_zeros(()), None
         if watch is not None:
@@ -77,12 +91,13 @@ class FusedStep:
             sae.W_enc.detach(), sae.W_dec.detach(), centred, entries, z.detach(), pre.grad, decoded.slope, levels,
             pull, more,
         )  # fmt: skip
-        sae.b_dec.grad = decoded.grad_b_dec
+        self.grad_b_dec = decoded.grad_b_dec
         total = (weights * decoded.per_level).sum() + config.aux_weight * aux + sparsity.detach()
         smallest = float(entries.value.min()) if len(entries.value) else None
         return Loss(
             total=total, levels=levels, per_level=decoded.per_level, aux=aux, sparsity=sparsity.detach(),
-            residual=decoded.residual, entries=entries.with_value(z), smallest=smallest,
+            residual=decoded.residual, entries=(found := entries.with_value(z)), active=found.l0, fired=found.fired,
+            smallest=smallest,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -91,15 +106,14 @@ class FusedStep:
         sae, of_input, factor = self.sae, not self.sae.config.transcoder, 1.0
         if clip:
             squares, of_centring = self.gradient.squared_norm(sae.unit_rows, of_input)
-            of_b_dec = sae.b_dec.grad if of_centring is None else sae.b_dec.grad + of_centring
-            small = [of_b_dec, *self._own_gradients()]
+            small = [_plus(self.grad_b_dec, of_centring), *self._own_gradients()]
             squares += sum(float(grad.double().square().sum()) for grad in small)
             factor = min(1.0, clip / (math.sqrt(squares) + 1e-6))
         group = self.optimiser.param_groups[0]
         enc, dec = (self._state(weights) for weights in (sae.W_enc, sae.W_dec))
         for state in (enc, dec):
             state["step"] += 1
-        sae.b_enc.grad, of_centring = self.gradient.apply_adam(
+        grad_b_enc, of_centring = self.gradient.apply_adam(
             (enc["exp_avg"].t(), enc["exp_avg_sq"].t()),
             (dec["exp_avg"], dec["exp_avg_sq"]),
             step=int(enc["step"]),
@@ -110,8 +124,7 @@ class FusedStep:
             unit_rows=sae.unit_rows,
             of_input=of_input,
         )
-        if of_centring is not None:
-            sae.b_dec.grad += of_centring
+        sae.b_enc.grad, sae.b_dec.grad = grad_b_enc, _plus(self.grad_b_dec, of_centring)
         for grad in (sae.b_enc.grad, sae.b_dec.grad, *self._own_gradients()):
             grad.mul_(factor)
         self.optimiser.step()  # of what has a gradient: biases and the rule's own parameters
@@ -123,10 +136,15 @@ class FusedStep:
         return [p.grad for name, p in self.sae.named_parameters() if name not in shared and p.grad is not None]
 
     def _state(self, weights: Tensor) -> dict[str, Tensor]:
-        """Adam's state of a weight matrix, begun as PyTorch would."""
+        """Adam's state of a weight matrix, begun as PyTorch would, the moments in the number type asked for."""
         state = self.optimiser.state[weights]
         if not state:
             state["step"] = torch.tensor(0.0)
+            dtype = torch.bfloat16 if self.short_moments else weights.dtype
             for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(weights, memory_format=torch.preserve_format)
+                state[name] = torch.zeros_like(weights, dtype=dtype, memory_format=torch.preserve_format)
         return state
+
+
+def _plus(grad: Tensor, more: Tensor | None) -> Tensor:
+    return grad if more is None else grad + more

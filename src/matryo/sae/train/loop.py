@@ -180,7 +180,7 @@ class _Run:
             numbers: Metrics = {
                 "loss": float(loss.total.detach()),
                 "fvu": float(loss.per_level[-1]) * target.numel() / spread if spread else float("nan"),
-                "l0": loss.entries.l0,
+                "l0": loss.active,
                 "dead": member.dead_fraction(),
                 "aux": float(loss.aux),
                 "lr": member.optimiser.param_groups[0]["lr"],

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matryo.sae.nn import SAE, Loss, TopK
+from matryo.sae.nn import SAE, Gated, Loss, ReLU, TopK
 from matryo.sae.nn.topk_family import TopKFamily
 from matryo.sae.train.config import TrainConfig
+from matryo.sae.train.dense import DENSE_ABOVE, dense_step
 from matryo.sae.train.fused import FusedStep
 from matryo.spine.seeding import torch_generator
 
@@ -29,10 +30,11 @@ class Member:
         self.config = config
         self.lr = config.lr or 2e-4 * math.sqrt(2**14 / sae.config.n_latents)
         self.optimiser = torch.optim.Adam(self._groups(), lr=self.lr, betas=config.betas, fused=True)
-        self.fused = FusedStep(self.sae, self.optimiser)
+        self.fused = FusedStep(self.sae, self.optimiser, config.moments == "bfloat16")
         self.generator = torch_generator(sae.config.seed, "levels")
         self.silent_tokens = torch.zeros(sae.config.n_latents, dtype=torch.long, device=sae.W_dec.device)
         self.hint: float | None = None
+        self.density: float | None = None
         self.boundaries: list[float] = []
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -45,9 +47,16 @@ class Member:
     def step(self, x: Tensor, target: Tensor | None, step: int, steps: int) -> Loss:
         """One gradient step on a scaled batch."""
         dead = self.silent_tokens >= self.config.dead_after
-        fused = FusedStep.serves(self.sae)
-        loss_of = self.fused.loss if fused else self._differentiated
-        loss = loss_of(x, target, dead, self.hint, self.generator, self.config.sparsity_factor(step, steps))
+        scale = self.config.sparsity_factor(step, steps)
+        update = self._update
+        if self._is_dense(x):
+            loss = dense_step(self.sae, x, target, dead, self.generator, scale)
+        elif FusedStep.serves(self.sae):
+            loss = self.fused.loss(x, target, dead, self.hint, self.generator, scale)
+            update = self.fused.update
+        else:
+            loss = self.sae.loss(x, target, dead=dead, hint=self.hint, generator=self.generator, sparsity_scale=scale)
+            loss.total.backward()
         total = float(loss.total.detach())
         if not math.isfinite(total):
             raise ValueError(
@@ -55,25 +64,19 @@ class Member:
             )
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * group["multiple"] * self.config.lr_factor(step, steps)
-        (self.fused.update if fused else self._update)(self.config.clip)
+        update(self.config.clip)
         self._remember(loss, len(x))
         if isinstance(self.sae, TopKFamily) and self.sae.by_threshold and steps - step <= SETTLING_STEPS:
             self._settle(self.sae, x, loss)
         return loss
 
-    def _differentiated(
-        self,
-        x: Tensor,
-        target: Tensor | None,
-        dead: Tensor,
-        hint: float | None,
-        generator: torch.Generator,
-        sparsity_scale: float,
-    ) -> Loss:
-        """The loss with its gradient by autograd, on any device."""
-        loss = self.sae.loss(x, target, dead=dead, hint=hint, generator=generator, sparsity_scale=sparsity_scale)
-        loss.total.backward()
-        return loss
+    def _is_dense(self, x: Tensor) -> bool:
+        """Whether so many latents are active that dense products are cheaper: by the last step, or by a few rows."""
+        if not isinstance(self.sae, ReLU | Gated):
+            return False
+        if self.density is None:
+            self.density = self.sae.encode_sparse(x[:64]).l0 / self.sae.config.n_latents
+        return self.density > DENSE_ABOVE
 
     def _update(self, clip: float) -> None:
         """One step of Adam with the gradients that autograd left."""
@@ -85,9 +88,9 @@ class Member:
         self.sae.normalise_rows()
 
     def _remember(self, loss: Loss, tokens: int) -> None:
-        fired = loss.entries.latent[loss.entries.value > 0]
         self.silent_tokens += tokens
-        self.silent_tokens[fired] = 0
+        self.silent_tokens[loss.fired] = 0
+        self.density = loss.active / self.sae.config.n_latents
         if loss.smallest is not None:
             self.hint = loss.smallest
 
@@ -114,7 +117,7 @@ class Member:
             tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
         tensors["silent_tokens"] = self.silent_tokens
         tensors["generator"] = self.generator.get_state()
-        plain = {"hint": self.hint, "boundaries": self.boundaries}
+        plain = {"hint": self.hint, "density": self.density, "boundaries": self.boundaries}
         return {name: value.detach().contiguous() for name, value in tensors.items()}, plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -139,4 +142,4 @@ class Member:
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
         self.silent_tokens.copy_(tensors["silent_tokens"])
         self.generator.set_state(tensors["generator"])
-        self.hint, self.boundaries = plain["hint"], list(plain["boundaries"])
+        self.hint, self.density, self.boundaries = plain["hint"], plain["density"], list(plain["boundaries"])

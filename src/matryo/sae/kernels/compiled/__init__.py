@@ -5,18 +5,24 @@ as `threads()` says, so that the same number of threads gives the same bits. Ker
 compiled once for each number type, then read from numba's cache on disk.
 """
 
+from typing import Any
+
 import numba
 import torch
+from numba.core import config
 
 FAST = {"reassoc", "contract", "nsz"}
 """Sums in any order and fused multiply-adds; NaN and infinity keep their meaning, so that a broken loss is seen."""
 
-OPTIONS = {"parallel": True, "cache": True, "fastmath": FAST, "error_model": "numpy"}
-SERIAL = {"cache": True, "fastmath": FAST, "error_model": "numpy"}
+parallel: Any = numba.njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
+"""Compile a function whose prange loops are cut over threads."""
+
+serial: Any = numba.njit(cache=True, fastmath=FAST, error_model="numpy")
+"""Compile a function of one thread."""
 
 
 def threads() -> int:
     """How many parts the work is cut into: PyTorch's number of threads, as far as numba has them."""
-    count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # pyright: ignore[reportAttributeAccessIssue]
+    count = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
     numba.set_num_threads(count)
     return count

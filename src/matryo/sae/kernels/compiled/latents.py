@@ -4,16 +4,16 @@ A latent's gradients are sums over its entries, and maybe a dense row more (of t
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from matryo.sae.kernels.compiled import OPTIONS, SERIAL
+from matryo.sae.kernels.compiled import parallel, serial
 from matryo.sae.kernels.compiled.moments import close_row, hash_of, open_row
 
 CHUNK = 64
 """Latents handed to a thread at a time, in turn, so that the often active first ones are shared out."""
 
 
-@njit(**SERIAL)
+@serial
 def sort_by_latent(row_start, latent, z, grad_pre, start, row, z_out, grad_out):
     """Entries to the latent-major view: latent j owns start[j] … start[j+1]−1, by ascending row (a counting sort)."""
     n = len(start) - 1
@@ -31,7 +31,7 @@ def sort_by_latent(row_start, latent, z, grad_pre, start, row, z_out, grad_out):
             place[j] = q + 1
 
 
-@njit(**SERIAL)
+@serial
 def _gradient_of(j, level, entries, slope, x, W_dec, pull, more, enc, dec):
     """Gradients of latent j's encoder row and decoder row into `enc` and `dec`; that of its bias is returned."""
     start, row, z, grad_pre = entries
@@ -64,7 +64,7 @@ def _gradient_of(j, level, entries, slope, x, W_dec, pull, more, enc, dec):
     return bias
 
 
-@njit(**SERIAL)
+@serial
 def _project(dec, w):
     """Remove from a gradient the part along the unit row w."""
     along = dec.dtype.type(0)
@@ -74,7 +74,7 @@ def _project(dec, w):
         dec[i] -= along * w[i]
 
 
-@njit(**OPTIONS)
+@parallel
 def gradients(W_enc, W_dec, entries, ends, slope, x, pull, more, grad_enc, grad_dec, grad_b, grad_in):
     """All gradients as arrays, neither projected nor clipped; grad_in[t] collects −Σ_j grad_b[j] W_enc[j]."""
     parts, n = len(grad_in), len(W_enc)
@@ -92,7 +92,7 @@ def gradients(W_enc, W_dec, entries, ends, slope, x, pull, more, grad_enc, grad_
                         own_in[i] -= bias * W_enc[j, i]
 
 
-@njit(**OPTIONS)
+@parallel
 def measure(W_enc, W_dec, entries, ends, slope, x, pull, more, unit_rows, grad_in, squares):
     """squares[t] = Σ of squares of the (projected) gradients of thread t's latents; grad_in as in `gradients`."""
     parts, n = len(squares), len(W_enc)
@@ -120,7 +120,7 @@ def measure(W_enc, W_dec, entries, ends, slope, x, pull, more, unit_rows, grad_i
         squares[t] = total
 
 
-@njit(**SERIAL)
+@serial
 def _adam(w, grad, m, v, adam):
     """W ← w − rate · m / (√v · spread + eps), with m and v moved towards clip · grad and its square."""
     rate, spread, beta1, rest1, beta2, rest2, eps, clip = adam
@@ -131,7 +131,7 @@ def _adam(w, grad, m, v, adam):
         w[i] -= rate * m[i] / (np.sqrt(v[i]) * spread + eps)
 
 
-@njit(**SERIAL)
+@serial
 def _normalise(w):
     total = w.dtype.type(0)
     for i in range(len(w)):
@@ -141,7 +141,7 @@ def _normalise(w):
         w[i] /= norm
 
 
-@njit(**OPTIONS)
+@parallel
 def update(W_enc, W_dec, enc_moments, dec_moments, entries, ends, slope, x, pull, more, unit_rows, adam, seed, out):
     """One Adam step of all encoder and decoder rows, in place; out = (grad_b, grad_in) as in `gradients`.
 

@@ -6,11 +6,10 @@ of seed and position.
 """
 
 import numpy as np
-from numba import njit
 from numba.core import types
 from numba.extending import overload
 
-from matryo.sae.kernels.compiled import SERIAL
+from matryo.sae.kernels.compiled import serial
 
 
 def open_row(stored, buffer):
@@ -50,7 +49,7 @@ def _close_row(opened, stored, seed):
     return pack
 
 
-@njit(**SERIAL)
+@serial
 def hash_of(seed, i):
     """A 32-bit hash of two numbers (Wellons' lowbias32 of their mixture)."""
     h = np.uint32(seed) ^ (np.uint32(i) * np.uint32(0x9E3779B9))

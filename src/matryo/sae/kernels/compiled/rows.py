@@ -1,12 +1,12 @@
 """Decoding row by row: every nested reconstruction, its loss and both gradients in one pass over a row's entries."""
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from matryo.sae.kernels.compiled import OPTIONS, SERIAL
+from matryo.sae.kernels.compiled import parallel, serial
 
 
-@njit(**OPTIONS)
+@parallel
 def decode_rows(target, b_dec, W_dec, row_start, latent, z, ends, scale, slope, grad_z, squares, grad_b, residual):
     """Errors of all levels, ∂L/∂x̂ of each latent's level, ∂L/∂z at the entries.
 
@@ -65,7 +65,7 @@ def decode_rows(target, b_dec, W_dec, row_start, latent, z, ends, scale, slope, 
                 grad_z[e] = total
 
 
-@njit(**SERIAL)
+@serial
 def _count_above(line, limit):
     count = 0
     for i in range(len(line)):
@@ -73,7 +73,7 @@ def _count_above(line, limit):
     return count
 
 
-@njit(**SERIAL)
+@serial
 def _find_limit(line, k):
     """A number that exactly k entries exceed; where equal entries forbid it, the k-th largest."""
     low, high = line[0], line[0]
@@ -94,7 +94,7 @@ def _find_limit(line, k):
             high = middle
 
 
-@njit(**OPTIONS)
+@parallel
 def keep_largest_in_rows(pre, k, chosen):
     """chosen[r, i] = 1 for the k largest of row r of `pre` (any of equal ones at the boundary), 0 for the others.
 

@@ -1,16 +1,16 @@
 """Reading a tile of the encoder product: which of its entries are candidates, in rows, sorted."""
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from matryo.sae.kernels.compiled import OPTIONS, SERIAL
+from matryo.sae.kernels.compiled import parallel, serial
 
 BLOCK = 64
-"""Entries looked at together: a comparison that vectorises (a byte each, on slices of known length), then the few blocks
-with a hit one by one. Ten times as fast as counting hits in a word."""
+"""Entries looked at together: a comparison that vectorises (a byte each, on slices of known length), then the few
+blocks with a hit one by one. Ten times as fast as counting hits in a word."""
 
 
-@njit(**SERIAL)
+@serial
 def _any_above(line, bias, cut):
     """Whether line + bias exceeds cut anywhere in a block."""
     hit = np.uint8(0)
@@ -19,7 +19,7 @@ def _any_above(line, bias, cut):
     return hit
 
 
-@njit(**SERIAL)
+@serial
 def _any_above_all(line, bias, cut):
     """Whether line + bias exceeds one number anywhere in a block."""
     hit = np.uint8(0)
@@ -28,7 +28,7 @@ def _any_above_all(line, bias, cut):
     return hit
 
 
-@njit(**OPTIONS)
+@parallel
 def keep_above(pre, bias, cut, first, value, row, latent, count):
     """Append (pre + bias, row, latent) of every entry of a tile strictly above its column's cut.
 
@@ -55,7 +55,7 @@ def keep_above(pre, bias, cut, first, value, row, latent, count):
         count[t] = found
 
 
-@njit(**OPTIONS)
+@parallel
 def count_against(value, count, limit, above, equal):
     """How many of each thread's candidates are above the limit, and how many equal to it."""
     for t in prange(len(count)):
@@ -66,7 +66,7 @@ def count_against(value, count, limit, above, equal):
         above[t], equal[t] = more, same
 
 
-@njit(**OPTIONS)
+@parallel
 def drop_below(value, row, latent, count, limit, ties):
     """Keep candidates above the limit, and of those equal to it the first ties[t], in their order."""
     for t in prange(len(count)):
@@ -83,7 +83,7 @@ def drop_below(value, row, latent, count, limit, ties):
         count[t] = kept
 
 
-@njit(**OPTIONS)
+@parallel
 def count_rows(row, count, per_row):
     """Entries in each row; a row's candidates are all in one thread's list."""
     for t in prange(len(count)):
@@ -91,7 +91,7 @@ def count_rows(row, count, per_row):
             per_row[row[t, i]] += 1
 
 
-@njit(**OPTIONS)
+@parallel
 def fill_rows(value, row, latent, count, row_start, out_latent, out_value):
     """Lists to compressed rows. Tiles came by ascending latent, so each row's entries do."""
     parts = len(count)
@@ -105,7 +105,7 @@ def fill_rows(value, row, latent, count, row_start, out_latent, out_value):
             place[r] += 1
 
 
-@njit(**SERIAL)
+@serial
 def _sift_down(key, other, root, size):
     """Restore a min-heap of `key` below `root`, moving `other` along."""
     k, o = key[root], other[root]
@@ -121,13 +121,13 @@ def _sift_down(key, other, root, size):
     key[root], other[root] = k, o
 
 
-@njit(**SERIAL)
+@serial
 def _heapify(key, other, size):
     for root in range(size // 2 - 1, -1, -1):
         _sift_down(key, other, root, size)
 
 
-@njit(**OPTIONS)
+@parallel
 def keep_row_largest(pre, bias, first, zero, value, latent, size, parts):
     """Offer a tile to every row's min-heap of its k largest entries above zero: value, latent (B, k), size (B,)."""
     batch, width = pre.shape
@@ -156,7 +156,7 @@ def keep_row_largest(pre, bias, first, zero, value, latent, size, parts):
             size[r] = held
 
 
-@njit(**OPTIONS)
+@parallel
 def fill_from_heaps(value, latent, size, row_start, out_latent, out_value, parts):
     """Heaps to compressed rows by ascending latent (heap sort: the least latent comes off first)."""
     batch = len(size)
@@ -173,7 +173,7 @@ def fill_from_heaps(value, latent, size, row_start, out_latent, out_value, parts
                 _sift_down(who, heap, 0, held)
 
 
-@njit(**OPTIONS)
+@parallel
 def copy_columns(pre, bias, column, out, place, parts):
     """out[r, place + i] = pre[r, column[i]] + bias[column[i]]: whole columns of a tile, for another reader."""
     batch = len(pre)
