@@ -8,12 +8,16 @@ Everything here works for any device and floating dtype. The contract:
 * `at_latents`: a vector over latents, at the entries;
 * `decode`, `decode_losses`: the decoder and the (nested) squared error at those entries only.
 
+`use("triton")` computes the weighted sums inside these by Triton kernels, which have not yet been run on hardware;
+nothing chooses them by itself.
+
 Kernels are called from one thread. A dense autograd reference of each lives in the tests.
 """
 
 from matryo.sae.kernels.entries import Entries
 from matryo.sae.kernels.select import select_above, select_batch_topk, select_row_topk
 from matryo.sae.kernels.sparse import at_latents, decode, decode_losses, pre_acts_at
+from matryo.sae.kernels.switch import use
 
 __all__ = [
     "Entries",
@@ -24,4 +28,5 @@ __all__ = [
     "select_above",
     "select_batch_topk",
     "select_row_topk",
+    "use",
 ]

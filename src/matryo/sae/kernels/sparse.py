@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from matryo.sae.kernels import switch
 from matryo.sae.kernels.entries import Entries
 
 
@@ -175,7 +176,11 @@ def _weighted_sums(
     start: Int[Tensor, "bags_and_one"],
     weight: Float[Tensor, "entries"],
 ) -> Float[Tensor, "bags d"]:
-    """Σ over each bag's entries of weight · table[index]."""
+    """Σ over each bag's entries of weight · table[index], by the backend that `switch.use` chose."""
+    if switch.chosen() == "triton":
+        from matryo.sae.kernels.triton_sums import weighted_sums
+
+        return weighted_sums(table, index, start, weight)
     return torch.nn.functional.embedding_bag(
         index, table, start, mode="sum", per_sample_weights=weight, include_last_offset=True
     )

@@ -1,0 +1,54 @@
+"""Which implementation computes the weighted sums of `sparse`: PyTorch's operations, unless another is asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import TracebackType
+
+from matryo.spine.errors import unknown
+
+BACKENDS = ("torch", "triton")
+
+_chosen = "torch"
+
+
+def chosen() -> str:
+    """The name of the backend in use."""
+    return _chosen
+
+
+class use:  # noqa: N801 - called like a function, as torch.no_grad is
+    """Choose the backend for the whole process: at once, or for the length of a `with` block.
+
+        use("triton")              # from here on
+        with use("triton"): ...    # in this block, backward pass included if it is run there
+
+    `torch` (the default) runs on every device. `triton` is opt-in and takes CUDA tensors only: its kernels were tested
+    under Triton's interpreter and compiled, but have NOT YET BEEN RUN ON HARDWARE, and no claim of speed is made.
+
+    The choice is the process's, not the thread's: autograd runs the backward pass of a GPU in a thread of its own.
+
+    Raises:
+        ValueError: an unknown backend, or Triton is not installed.
+    """
+
+    def __init__(self, backend: str) -> None:
+        global _chosen
+        if backend not in BACKENDS:
+            raise unknown("kernel backend", backend, BACKENDS)
+        if backend == "triton" and importlib.util.find_spec("triton") is None:
+            raise ValueError(
+                "kernel backend triton needs the package triton, which is not installed; expected torch, or install "
+                "it: pip install triton"
+            )
+        self._before, _chosen = _chosen, backend
+
+    def __enter__(self) -> None:
+        """The backend was chosen when the object was made."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Back to the backend before."""
+        global _chosen
+        _chosen = self._before
