@@ -28,8 +28,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from matryo.sae.kernels import triton_sums
 
-def check(kernel, target, asm, element, accumulator, stride):
-    blocks = {"ACC": accumulator, "ENTRIES": triton_sums.BLOCK_ENTRIES, "COLUMNS": triton_sums.BLOCK_COLUMNS}
+def check(kernel, target, asm, element, accumulator, stride, columns=triton_sums.BLOCK_COLUMNS):
+    blocks = {"ACC": accumulator, "ENTRIES": triton_sums.BLOCK_ENTRIES, "COLUMNS": columns}
     types = {"index": "*i64", "start": "*i64", "d": "i32", **dict.fromkeys(blocks, "constexpr")}
     strides = {name: stride for name in kernel.arg_names if name.endswith("stride")}
     signature = {name: (types | strides).get(name, f"*{element}") for name in kernel.arg_names}
@@ -39,7 +39,7 @@ def check(kernel, target, asm, element, accumulator, stride):
 
 for kernel in (triton_sums._sum_bags, triton_sums._dot_entries):
     check(kernel, GPUTarget("cuda", 80, 32), "ptx", "fp32", tl.float32, "i32")
-    check(kernel, GPUTarget("cuda", 90, 32), "ptx", "bf16", tl.float32, "i64")
+    check(kernel, GPUTarget("cuda", 90, 32), "ptx", "bf16", tl.float32, "i64", columns=1)
     check(kernel, GPUTarget("hip", "gfx942", 64), "amdgcn", "fp64", tl.float64, "i32")
 one = torch.ones(1, dtype=torch.long)
 try:

@@ -3,6 +3,8 @@
 No GPU takes part: equality here says that the kernels compute the right sums, not that a GPU has run them.
 """
 
+from itertools import product
+
 import pytest
 import torch
 from tests.sae.nn.cases import PLAIN, SOME, Case, dead_latents
@@ -90,13 +92,13 @@ def test_weighted_sums(dtype: torch.dtype, pattern: str, d: int, launches: dict[
 @each_dtype
 def test_tables_of_any_memory_order(dtype: torch.dtype) -> None:
     entries = entries_of(chosen("random"), dtype)
-    table, of_bag = normal(150, N_LATENTS, seed=2, dtype=dtype).t(), normal(150, BATCH, seed=3, dtype=dtype).t()
-    flat = table.contiguous()
-    sums = [triton_sums.sum_bags(t, entries.latent, entries.row_start, entries.value) for t in (table, flat)]
-    dots = [triton_sums.dot_entries(table, entries.latent, entries.row_start, of_bag)]
-    dots += [triton_sums.dot_entries(flat, entries.latent, entries.row_start, of_bag.contiguous())]
-    assert torch.equal(*sums) and torch.equal(*dots)
-    agree(dots[:1], [(flat[entries.latent] * of_bag[entries.row]).sum(1)], LIMITS[dtype])
+    by_column = normal(150, N_LATENTS, seed=2, dtype=dtype).t(), normal(150, BATCH, seed=3, dtype=dtype).t()
+    tables, of_bags = ((tensor, tensor.contiguous()) for tensor in by_column)
+    where = entries.latent, entries.row_start
+    assert torch.equal(*(triton_sums.sum_bags(table, *where, entries.value) for table in tables))
+    expected = (tables[0][entries.latent] * of_bags[0][entries.row]).sum(1)
+    for table, of_bag in product(tables, of_bags):
+        agree([triton_sums.dot_entries(table, *where, of_bag)], [expected], LIMITS[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
