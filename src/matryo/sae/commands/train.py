@@ -71,7 +71,6 @@ def train_run(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Path, bool]:
     """Train into a new run folder, or an unfinished one; return it and whether training came to its end."""
-    from matryo.sae.lm.load import usable_device
     from matryo.sae.nn import build
     from matryo.sae.train import Checkpoints, Interrupted
     from matryo.sae.train import train as fit
@@ -82,7 +81,6 @@ def train_run(
         # `runs/latest` will be this run in a moment.
         options = replace(options, data=str(harvested))
     # Whatever can be refused without a run folder is refused before there is one.
-    usable_device(options.device)
     stored, stream = (_stored(options), None) if options.data else (None, _Stream(options))
     grid = options.grid((stored or stream).d_in)  # pyright: ignore[reportOptionalMemberAccess]
     if resume:
@@ -147,8 +145,10 @@ class _Data:
 
 
 def _stored(options: TrainOptions) -> _Data:
+    from matryo.sae.lm.load import usable_device
     from matryo.sae.store import ShuffledBatches, in_order, open_activations
 
+    usable_device(options.device)
     file, hash_sign, key = str(options.data).partition("#")
     source, site, about = str(Path(file).resolve()) + hash_sign + key, None, {}
     if Path(file).is_dir() and not (Path(file) / "store.json").is_file():
