@@ -64,6 +64,10 @@ CASES = {
     "asked twice": ("train --data acts.npy --kind relu --k 2 --k 3 --n-latents 20", "asked for twice"),
     "empty demo": ("demo --lm tiny --tokens 0", "tokens is 0"),
     "nothing to resume": ("train --resume nowhere", "nowhere"),
+    "no such device": (
+        "train --data acts.npy --device cuda:99",
+        "device 'cuda:99' cannot be used.*expected cpu, or one",
+    ),
     "wrong demo": ("demo --lm gpt2", "gpt2.*smollm2.*tiny"),
 }
 

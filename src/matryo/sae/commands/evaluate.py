@@ -59,6 +59,9 @@ def evaluate_run(
     trained: Iterable[Path], options: EvaluateOptions, runs: Path, name: str = "evaluate"
 ) -> tuple[Path, list[Measured]]:
     """Measure training runs into a new run folder."""
+    from matryo.sae.lm.load import usable_device
+
+    usable_device(options.device)
     finished = [run for path in trained for run in training_runs(path)]
     config = {"runs": [run.path.name for run in finished], **to_dict(options)}
     with RunFolder.create(runs, name, "sae evaluate", config, [run.path for run in finished]) as folder:

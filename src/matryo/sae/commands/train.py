@@ -145,8 +145,10 @@ class _Data:
 
 
 def _stored(options: TrainOptions) -> _Data:
+    from matryo.sae.lm.load import usable_device
     from matryo.sae.store import ShuffledBatches, in_order, open_activations
 
+    usable_device(options.device)
     file, hash_sign, key = str(options.data).partition("#")
     source, site, about = str(Path(file).resolve()) + hash_sign + key, None, {}
     if Path(file).is_dir() and not (Path(file) / "store.json").is_file():

@@ -1,20 +1,24 @@
-"""The sparse step: one contract over lists of active entries, written in plain PyTorch operations.
+"""The sparse step: one contract over lists of active entries, in PyTorch operations and, for CPUs, compiled loops.
 
-Everything here works for any device and floating dtype. The contract:
+The contract, for any device and floating dtype:
 
 * `select_batch_topk`, `select_row_topk`, `select_above`: x, W, b → `Entries` (which latents are active, with
   their pre-activations), scanning the encoder product tile by tile so that (batch, n_latents) is never stored;
 * `pre_acts_at`: the same pre-activations as a differentiable function of x, W, b at those entries only;
 * `at_latents`: a vector over latents, at the entries;
-* `decode`, `decode_losses`: the decoder and the (nested) squared error at those entries only.
+* `decode`, `decode_losses`: the decoder and the (nested) squared error at those entries only;
+* `fused` (float32 and float64 on a CPU): the same gradients without autograd, formed latent by latent inside Adam.
+
+`use("triton")` computes the weighted sums inside these by Triton kernels, which have not yet been run on hardware;
+nothing chooses them by itself.
 
 Kernels are called from one thread. A dense autograd reference of each lives in the tests.
 """
 
-from matryo.sae.kernels.backend import has_compiled, use
 from matryo.sae.kernels.entries import Entries
 from matryo.sae.kernels.select import select_above, select_batch_topk, select_row_topk
 from matryo.sae.kernels.sparse import at_latents, decode, decode_losses, pre_acts_at
+from matryo.sae.kernels.switch import has_compiled, use
 from matryo.sae.kernels.watch import Watch
 
 __all__ = [

@@ -59,7 +59,9 @@ class Entries:
     def row(self) -> Int[Tensor, "entries"]:
         """The row of every entry."""
         counts = self.row_start.diff()
-        return torch.repeat_interleave(torch.arange(self.n_rows, device=counts.device), counts)
+        rows = torch.arange(self.n_rows, device=counts.device)
+        # The size is known: without it a GPU would be waited for.
+        return torch.repeat_interleave(rows, counts, output_size=len(self.latent))
 
     @cached_property
     def by_latent(self) -> tuple[Int[Tensor, "entries"], Int[Tensor, "latents_and_one"]]:

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from matryo.sae.kernels.backend import has_compiled
 from matryo.sae.kernels.entries import Entries
+from matryo.sae.kernels.switch import has_compiled
 from matryo.sae.kernels.watch import Watch
 
 TILE = 512

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from matryo.sae.kernels import switch
 from matryo.sae.kernels.entries import Entries
 
 
@@ -45,7 +46,7 @@ class _PreActs(torch.autograd.Function):
         (grad,) = grads
         centred, W = ctx.saved_tensors
         entries: Entries = ctx.entries
-        grad_b = torch.zeros_like(W[0]).index_add_(0, entries.latent, grad)
+        grad_b = _sums_by_latent(grad, entries)
         grad_W = grad_x = grad_b_in = None
         if ctx.needs_input_grad[1]:
             order, start = entries.by_latent
@@ -62,20 +63,18 @@ def at_latents(of_latent: Float[Tensor, "n_latents"], entries: Entries) -> Float
 
     Unlike that of indexing, which several threads add up in any order, its gradient is the same bit for bit every time.
     """
-    return _AtLatents.apply(of_latent, entries.latent)  # pyright: ignore[reportReturnType]
+    return _AtLatents.apply(of_latent, entries)  # pyright: ignore[reportReturnType]
 
 
 class _AtLatents(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, of_latent: Tensor, latent: Tensor) -> Tensor:
-        ctx.save_for_backward(latent)
-        ctx.n_latents = len(of_latent)
-        return of_latent[latent]
+    def forward(ctx: Any, of_latent: Tensor, entries: Entries) -> Tensor:
+        ctx.entries = entries
+        return of_latent[entries.latent]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (grad,), (latent,) = grads, ctx.saved_tensors
-        return grad.new_zeros(ctx.n_latents).index_add_(0, latent, grad), None
+        return _sums_by_latent(grads[0], ctx.entries), None
 
 
 def decode(
@@ -169,13 +168,26 @@ def _bags(entries: Entries, levels: tuple[int, ...]) -> tuple[Int[Tensor, "entri
     return bag, start
 
 
+def _sums_by_latent(of_entry: Float[Tensor, "entries"], entries: Entries) -> Float[Tensor, "n_latents"]:
+    """Σ over each latent's entries, the same bit for bit every time."""
+    if of_entry.device.type == "cpu":
+        return of_entry.new_zeros(entries.n_latents).index_add_(0, entries.latent, of_entry)
+    # On a GPU index_add_ adds in any order; the entries of a bag are added one after another.
+    order, start = entries.by_latent
+    return _weighted_sums(of_entry[:, None], order, start, torch.ones_like(of_entry))[:, 0]
+
+
 def _weighted_sums(
     table: Float[Tensor, "items d"],
     index: Int[Tensor, "entries"],
     start: Int[Tensor, "bags_and_one"],
     weight: Float[Tensor, "entries"],
 ) -> Float[Tensor, "bags d"]:
-    """Σ over each bag's entries of weight · table[index]."""
+    """Σ over each bag's entries of weight · table[index], by the backend that `switch.use` chose."""
+    if switch.chosen() == "triton":
+        from matryo.sae.kernels.triton_sums import weighted_sums
+
+        return weighted_sums(table, index, start, weight)
     return torch.nn.functional.embedding_bag(
         index, table, start, mode="sum", per_sample_weights=weight, include_last_offset=True
     )

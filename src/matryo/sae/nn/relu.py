@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from matryo.sae.kernels import Entries, Watch, at_latents, select_above
-from matryo.sae.nn.base import SAE, Active
+from matryo.sae.nn.base import SAE
+from matryo.sae.nn.loss import Active
 
 
 @final

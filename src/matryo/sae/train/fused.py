@@ -10,8 +10,8 @@ from torch import Tensor
 from matryo.sae.kernels import Watch, has_compiled
 from matryo.sae.nn import SAE, Loss
 from matryo.sae.nn.auxiliary import aux_with_gradient
-from matryo.sae.nn.base import Active
 from matryo.sae.nn.levels import draw_levels, level_weights
+from matryo.sae.nn.loss import Active
 
 
 class FusedStep:

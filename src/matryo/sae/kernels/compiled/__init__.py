@@ -23,6 +23,6 @@ serial: Any = numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 
 def threads() -> int:
     """How many parts the work is cut into: PyTorch's number of threads, as far as numba has them."""
-    count = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+    count = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)  # pyright: ignore[reportAttributeAccessIssue]
     numba.set_num_threads(count)
     return count
