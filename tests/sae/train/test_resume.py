@@ -8,7 +8,7 @@ from tests.sae.train.cases import Counting, batches, make, planted
 from tests.sae.train.sessions import CONFIG, STEPS, all_same, family, session, stop_after
 
 from matryo.sae.store import ShuffledBatches, open_activations
-from matryo.sae.train import Checkpoints, train
+from matryo.sae.train import Checkpoints, Interrupted, train
 
 
 class Pairs:
@@ -148,3 +148,16 @@ def test_without_resume_a_new_run_begins(tmp_path):
     )
     assert steps == list(range(1, STEPS + 1))
     assert [path.name for path in tmp_path.iterdir()] == [f"step-{STEPS:08d}"]
+
+
+def test_moments_in_bfloat16_are_resumed_as_they_were(tmp_path):
+    short = replace(CONFIG, moments="bfloat16")
+    saes = [{"a": make("topk", levels="nested")} for _ in range(3)]
+    train(saes[0], batches(5, 71), short, checkpoints=Checkpoints(tmp_path / "whole"))
+    stop = stop_after(7)
+    with pytest.raises(Interrupted):
+        train(saes[1], batches(5, 71), short, checkpoints=Checkpoints(tmp_path / "a"), should_stop=stop)
+    train(saes[2], batches(5, 71), short, checkpoints=Checkpoints(tmp_path / "a"), resume=True)
+    assert all_same(saes[0], saes[2])
+    with pytest.raises(ValueError, match=r"moments is bfloat16 for a gated SAE in torch.float32 on cpu; expected"):
+        train({"a": make("gated")}, batches(5, 71), short)

@@ -15,6 +15,9 @@ from matryo.sae.train.dense import DENSE_ABOVE, dense_step
 from matryo.sae.train.fused import FusedStep
 from matryo.spine.seeding import torch_generator
 
+TURNED = ".T"
+"""Ending of the names of tensors that a checkpoint holds transposed, as they lie in memory: writing copies nothing."""
+
 SETTLING_STEPS = 20
 """Steps at the end, the learning rate near 0, from whose batches a threshold is taken when there is no calibration."""
 
@@ -118,28 +121,33 @@ class Member:
         tensors["silent_tokens"] = self.silent_tokens
         tensors["generator"] = self.generator.get_state()
         plain = {"hint": self.hint, "density": self.density, "boundaries": self.boundaries}
-        return {name: value.detach().contiguous() for name, value in tensors.items()}, plain
+        return dict(_in_rows(name, value.detach()) for name, value in tensors.items()), plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Take up a checkpoint's tensors and plain values."""
         parts: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
-            head, _, rest = name.partition(".")
-            parts.setdefault(head, {})[rest] = value
+            head, _, rest = name.removesuffix(TURNED).partition(".")
+            parts.setdefault(head, {})[rest] = value.t() if name.endswith(TURNED) else value
         self.sae.load_state_dict(parts["sae"])
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in parts.get("adam", {}).items():
             index, _, moment = name.partition(".")
             state.setdefault(int(index), {})[moment] = value
-        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        for index, moments in state.items():
-            for name, value in moments.items():
-                # Moments of W_enc keep its memory order, as the fused optimiser reads both side by side.
-                like = parameters[index]
-                if value.shape == like.shape:
-                    moments[name] = torch.empty_like(like, requires_grad=False).copy_(value)
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        # Loading turns every moment into its parameter's number type: those kept in bfloat16 are put back.
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        for index, moments in state.items():
+            short = {name: value for name, value in moments.items() if value.dtype == torch.bfloat16}
+            self.optimiser.state[parameters[index]].update(short)
         self.silent_tokens.copy_(tensors["silent_tokens"])
         self.generator.set_state(tensors["generator"])
         self.hint, self.density, self.boundaries = plain["hint"], plain["density"], list(plain["boundaries"])
+
+
+def _in_rows(name: str, value: Tensor) -> tuple[str, Tensor]:
+    """A tensor as it lies in memory, W_enc and its moments latent by latent, with the name it is stored under."""
+    if value.dim() == 2 and not value.is_contiguous() and value.t().is_contiguous():
+        return name + TURNED, value.t()
+    return name, value.contiguous()
