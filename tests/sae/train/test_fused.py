@@ -8,6 +8,7 @@ from torch import Tensor
 
 from matryo.sae.kernels import use
 from matryo.sae.nn.levels import draw_levels
+from matryo.sae.train.adam import Adam
 from matryo.sae.train.config import TrainConfig
 from matryo.sae.train.fused import FusedStep
 from matryo.sae.train.member import Member
@@ -28,7 +29,7 @@ def test_loss_and_every_gradient_equal_the_dense_reference(case: Case, dtype: to
         return
     sae, (x, target) = case.sae(dtype), case.data(dtype=dtype)
     dead = dead_latents() if some_dead else torch.zeros(N_LATENTS, dtype=torch.bool)
-    step = FusedStep(sae, torch.optim.Adam(sae.parameters()))
+    step = FusedStep(sae, Adam(dict(sae.named_parameters()), (0.9, 0.99), {}))
     ours = step.loss(x, target, dead, 0.3, generator(), 0.4)
     enc, dec, b_enc, of_input = step.gradient.formed(not case.transcoder)
     grads = {"W_enc": enc, "W_dec": dec, "b_enc": b_enc, "b_dec": step.grad_b_dec}

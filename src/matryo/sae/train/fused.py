@@ -12,6 +12,7 @@ from matryo.sae.nn import SAE, Loss
 from matryo.sae.nn.auxiliary import aux_with_gradient
 from matryo.sae.nn.levels import draw_levels, level_weights
 from matryo.sae.nn.loss import Active
+from matryo.sae.train.adam import EPS, Adam, Moments
 
 
 class FusedStep:
@@ -24,7 +25,7 @@ class FusedStep:
     In bfloat16 (rounded at random, without bias) they take half the memory; docs/sae/training.md has what that costs.
     """
 
-    def __init__(self, sae: SAE, optimiser: torch.optim.Adam, short_moments: bool = False) -> None:
+    def __init__(self, sae: SAE, optimiser: Adam, short_moments: bool = False) -> None:
         """Prepare to train; with `short_moments` the weight matrices' moments are kept in bfloat16.
 
         Raises:
@@ -109,17 +110,16 @@ class FusedStep:
             small = [_plus(self.grad_b_dec, of_centring), *self._own_gradients()]
             squares += sum(float(grad.double().square().sum()) for grad in small)
             factor = min(1.0, clip / (math.sqrt(squares) + 1e-6))
-        group = self.optimiser.param_groups[0]
-        enc, dec = (self._state(weights) for weights in (sae.W_enc, sae.W_dec))
-        for state in (enc, dec):
-            state["step"] += 1
+        adam, (enc, dec) = self.optimiser, (self._moments(name) for name in ("W_enc", "W_dec"))
+        for moments in (enc, dec):
+            moments.step += 1
         grad_b_enc, of_centring = self.gradient.apply_adam(
-            (enc["exp_avg"].t(), enc["exp_avg_sq"].t()),
-            (dec["exp_avg"], dec["exp_avg_sq"]),
-            step=int(enc["step"]),
-            lr=group["lr"],
-            betas=group["betas"],
-            eps=group["eps"],
+            (enc.m.t(), enc.v.t()),
+            (dec.m, dec.v),
+            step=enc.step,
+            lr=adam.lr,
+            betas=adam.betas,
+            eps=EPS,
             clip=factor,
             unit_rows=sae.unit_rows,
             of_input=of_input,
@@ -127,23 +127,20 @@ class FusedStep:
         sae.b_enc.grad, sae.b_dec.grad = grad_b_enc, _plus(self.grad_b_dec, of_centring)
         for grad in (sae.b_enc.grad, sae.b_dec.grad, *self._own_gradients()):
             grad.mul_(factor)
-        self.optimiser.step()  # of what has a gradient: biases and the rule's own parameters
-        self.optimiser.zero_grad(set_to_none=True)
+        adam.step()  # of what has a gradient: biases and the rule's own parameters
         del self.gradient
 
     def _own_gradients(self) -> list[Tensor]:
         shared = {"W_enc", "W_dec", "b_enc", "b_dec"}
         return [p.grad for name, p in self.sae.named_parameters() if name not in shared and p.grad is not None]
 
-    def _state(self, weights: Tensor) -> dict[str, Tensor]:
-        """Adam's state of a weight matrix, begun as PyTorch would, the moments in the number type asked for."""
-        state = self.optimiser.state[weights]
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            dtype = torch.bfloat16 if self.short_moments else weights.dtype
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(weights, dtype=dtype, memory_format=torch.preserve_format)
-        return state
+    def _moments(self, name: str) -> Moments:
+        """Adam's state of a weight matrix, in the number type asked for."""
+        adam = self.optimiser
+        if name not in adam.moments:
+            weights = adam.parameters[name]
+            adam.moments[name] = Moments.zero(weights, torch.bfloat16 if self.short_moments else weights.dtype)
+        return adam.moments[name]
 
 
 def _plus(grad: Tensor, more: Tensor | None) -> Tensor:

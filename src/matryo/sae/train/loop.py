@@ -183,7 +183,7 @@ class _Run:
                 "l0": loss.active,
                 "dead": member.dead_fraction(),
                 "aux": float(loss.aux),
-                "lr": member.optimiser.param_groups[0]["lr"],
+                "lr": member.optimiser.lr,
             }
             self.last[name] = numbers
             flat |= {f"{name}/{key}": value for key, value in numbers.items()}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from matryo.sae.nn import SAE, Gated, Loss, ReLU, TopK
 from matryo.sae.nn.topk_family import TopKFamily
+from matryo.sae.train.adam import Adam
 from matryo.sae.train.config import TrainConfig
 from matryo.sae.train.dense import DENSE_ABOVE, dense_step
 from matryo.sae.train.fused import FusedStep
@@ -32,20 +33,13 @@ class Member:
         self.sae = sae.train()
         self.config = config
         self.lr = config.lr or 2e-4 * math.sqrt(2**14 / sae.config.n_latents)
-        self.optimiser = torch.optim.Adam(self._groups(), lr=self.lr, betas=config.betas, fused=True)
+        self.optimiser = Adam(dict(sae.named_parameters()), config.betas, {"threshold": config.threshold_lr})
         self.fused = FusedStep(self.sae, self.optimiser, config.moments == "bfloat16")
         self.generator = torch_generator(sae.config.seed, "levels")
         self.silent_tokens = torch.zeros(sae.config.n_latents, dtype=torch.long, device=sae.W_dec.device)
         self.hint: float | None = None
         self.density: float | None = None
         self.boundaries: list[float] = []
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """The parameters with the multiple of the learning rate they are given."""
-        named = dict(self.sae.named_parameters())
-        thresholds = [named.pop("threshold")] if "threshold" in named else []
-        groups = [{"params": list(named.values()), "multiple": 1.0}]
-        return [*groups, {"params": thresholds, "multiple": self.config.threshold_lr}] if thresholds else groups
 
     def step(self, x: Tensor, target: Tensor | None, step: int, steps: int) -> Loss:
         """One gradient step on a scaled batch."""
@@ -65,8 +59,7 @@ class Member:
             raise ValueError(
                 f"the loss of {self.sae.config.name} is {total} at step {step}; expected a finite number: lower lr"
             )
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * group["multiple"] * self.config.lr_factor(step, steps)
+        self.optimiser.lr = self.lr * self.config.lr_factor(step, steps)
         update(self.config.clip)
         self._remember(loss, len(x))
         if isinstance(self.sae, TopKFamily) and self.sae.by_threshold and steps - step <= SETTLING_STEPS:
@@ -87,7 +80,6 @@ class Member:
         if clip:
             torch.nn.utils.clip_grad_norm_(self.sae.parameters(), clip, foreach=True)
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
         self.sae.normalise_rows()
 
     def _remember(self, loss: Loss, tokens: int) -> None:
@@ -116,11 +108,11 @@ class Member:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values to write to a checkpoint."""
         tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
-        for index, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
+        moments, taken = self.optimiser.state()
+        tensors |= {f"adam.{name}": value for name, value in moments.items()}
         tensors["silent_tokens"] = self.silent_tokens
         tensors["generator"] = self.generator.get_state()
-        plain = {"hint": self.hint, "density": self.density, "boundaries": self.boundaries}
+        plain = {"hint": self.hint, "density": self.density, "boundaries": self.boundaries, "taken": taken}
         return dict(_in_rows(name, value.detach()) for name, value in tensors.items()), plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -130,17 +122,7 @@ class Member:
             head, _, rest = name.removesuffix(TURNED).partition(".")
             parts.setdefault(head, {})[rest] = value.t() if name.endswith(TURNED) else value
         self.sae.load_state_dict(parts["sae"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts.get("adam", {}).items():
-            index, _, moment = name.partition(".")
-            state.setdefault(int(index), {})[moment] = value
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
-        # Loading turns every moment into its parameter's number type: those kept in bfloat16 are put back.
-        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        for index, moments in state.items():
-            short = {name: value for name, value in moments.items() if value.dtype == torch.bfloat16}
-            self.optimiser.state[parameters[index]].update(short)
+        self.optimiser.restore(parts.get("adam", {}), plain["taken"])
         self.silent_tokens.copy_(tensors["silent_tokens"])
         self.generator.set_state(tensors["generator"])
         self.hint, self.density, self.boundaries = plain["hint"], plain["density"], list(plain["boundaries"])
