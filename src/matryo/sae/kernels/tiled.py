@@ -15,14 +15,12 @@ from torch import Tensor
 
 from matryo.sae.kernels.compiled import scan, threads
 from matryo.sae.kernels.entries import Entries
+from matryo.sae.kernels.select import MARGIN
 from matryo.sae.kernels.watch import Watch
 
 TILE_VALUES = 2_097_152
 """Entries of a tile, 8 MiB in float32: 512 columns of a batch of 4,096. Column tiles run at the full speed of the
 whole product, and what is read back at once is still in the cache."""
-
-MARGIN = 0.97
-"""A selection threshold drifts by less than this between steps; below it the exact fallback takes over."""
 
 LEAST_ROOM = 64
 """Candidates a thread's list has room for at first, at least."""
