@@ -44,8 +44,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="3 rounds of half the batch, fewer sizes: does all run?")
-    parser.add_argument("--rounds", type=int, help="timed rounds (15; 3 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="2 rounds of half the batch, fewer sizes: does all run?")
+    parser.add_argument("--rounds", type=int, help="timed rounds (15; 2 with --quick)")
     parser.add_argument("--warm", type=int, help="rounds before them that are not kept (2; 1 with --quick)")
     parser.add_argument("--batch", type=int, help="tokens in a batch (4,096; 2,048 with --quick)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and numba (2)")
@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--section", help=argparse.SUPPRESS)
     options = parser.parse_args()
     quick = options.quick
-    options.rounds = options.rounds or (3 if quick else 15)
+    options.rounds = options.rounds or (2 if quick else 15)
     options.warm = (1 if quick else 2) if options.warm is None else options.warm
     options.batch = options.batch or (2_048 if quick else 4_096)
     options.names = [name for name in options.only.split(",") if name] or list(SECTIONS)
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
         if name not in SECTIONS:
             parser.error(f"there is no section {name}; expected one of {', '.join(SECTIONS)}")
     if quick and not options.only:
-        options.names = [name for name in options.names if name not in ("memory-jumprelu", "memory-relu")]
+        options.names = [n for n in options.names if n == "memory-batch_topk" or not n.startswith("memory-")]
     return options
 
 
@@ -89,7 +89,7 @@ def main() -> int:
         print(f"{time.monotonic() - began:5.0f} s  {name}: {SECTIONS[name]}", file=sys.stderr, flush=True)
         found = spawn(name, options)
         results["notes"] = found.pop("notes", results.get("notes", {}))
-        results["sections"][name] = {"title": SECTIONS[name], **found}
+        results["sections"][name] = {"title": SECTIONS[name], "run": results["run"], **found}
         results["sections"] = {key: results["sections"][key] for key in SECTIONS if key in results["sections"]}
         write(results, options.out)
     print(f"{time.monotonic() - began:5.0f} s  done: {options.out}/results.md", file=sys.stderr)

@@ -15,9 +15,9 @@ def markdown(results: dict[str, Any]) -> str:
     parts = [
         "# matryo beside its peers",
         "",
-        f"{run['date']}, commit {run['commit']}, {run['machine']}, {run['threads']} threads, torch {run['torch']}, "
-        f"fp32. {run['rounds']} interleaved rounds after {run['warm']} of warm-up; medians with their 90 % interval "
-        "(order statistics). How each number is measured: `docs/bench.md`.",
+        f"{run['machine']}, {run['threads']} threads, torch {run['torch']}, fp32. Medians of interleaved rounds with their "
+        "90 % interval (order statistics; the range when there are fewer than five). How each number is measured: "
+        "`docs/bench.md`.",
         "",
     ]
     for name, section in sections.items():
@@ -28,11 +28,11 @@ def markdown(results: dict[str, Any]) -> str:
         elif name.startswith(("dead-", "encode-")):
             parts += _steps(section, None)
         elif name in ("sizes", "active"):
-            parts += _growth(section)
+            parts += _growth(section, "n = 8,192, per latent" if name == "sizes" else "k = 32")
         elif name == "grid":
             parts += _grid(section)
         elif name.startswith("memory-") and f"step-{name.removeprefix('memory-')}" not in sections:
-            parts += _steps({**section, "rows": []}, section)
+            parts += _memory(section)
     parts += ["## What differs", ""]
     parts += [f"* **{library}**: {notes}." for library, notes in results.get("notes", {}).items()]
     return "\n".join(parts) + "\n"
@@ -42,13 +42,15 @@ def _head(section: dict[str, Any]) -> list[str]:
     shape = section["shape"]
     speed = f", the product at {section['product_gflops']:.0f} GFLOP/s" if section.get("product_gflops") else ""
     sizes = f"d = {shape['d_in']:,}, n = {shape['n_latents']:,}, batch {shape['batch']:,}, k = {shape['k']}"
-    return [f"## {section['title']}", "", f"{sizes}{speed}.", ""]
+    run = section["run"]
+    told = f"{run['rounds']} rounds after {run['warm']} of warm-up, {run['date']}, commit {run['commit']}"
+    return [f"## {section['title']}", "", f"{sizes}{speed}; {told}.", ""]
 
 
 def _steps(section: dict[str, Any], memory: dict[str, Any] | None) -> list[str]:
     """One table of libraries: time, ratios, memory, and the check that the work was the work asked for."""
     extra = {_name(row): row for row in memory.get("rows", [])} if memory else {}
-    rows = section["rows"] or list(extra.values())
+    rows = section["rows"]
     with_fvu = any("fvu" in row for row in rows)
     with_dead = any("dead" in row for row in rows)
     columns = ["", "version", "s", "× product", "× matryo"]
@@ -62,8 +64,9 @@ def _steps(section: dict[str, Any], memory: dict[str, Any] | None) -> list[str]:
         if row["state"] != "measured":
             absent.append(f"{name}: {row['state']} ({row['why']})")
             continue
-        timed = "seconds" in row
-        cells = [f"**{name}**" if row["library"] == "matryo" else name, row["version"] or "", *_times(row, timed)]
+        own = row["times_ours"]
+        cells = [f"**{name}**" if row["library"] == "matryo" else name, row["version"] or ""]
+        cells += [f"{row['seconds']['median']:.3f}", _spread(row["ratio"]), _spread(own) if own else "–"]
         if extra:
             other = extra.get(name, {})
             cells.append(f"{other['extra_mb']:.0f}" if other.get("state") == "measured" else other.get("state", "–"))
@@ -81,15 +84,18 @@ def _steps(section: dict[str, Any], memory: dict[str, Any] | None) -> list[str]:
     return lines
 
 
-def _times(row: dict[str, Any], timed: bool) -> list[str]:
-    if not timed:
-        return ["–", "–", "–"]
-    own = row.get("times_ours")
-    return [f"{row['seconds']['median']:.3f}", _spread(row["ratio"]), _spread(own) if own else "–"]
+def _memory(section: dict[str, Any]) -> list[str]:
+    """Memory where no step was timed."""
+    table = []
+    for row in section["rows"]:
+        told = f"{row['extra_mb']:.0f}" if row["state"] == "measured" else f"{row['state']}: {row['why']}"
+        table.append([_name(row), row["version"] or "", told])
+    return [*_head(section), *_table(["", "version", "extra MB"], table), ""]
 
 
-def _growth(section: dict[str, Any]) -> list[str]:
-    columns = ["n", "k", "s", "× product", "µs per token", "per token and latent", "the same, plain seconds"]
+def _growth(section: dict[str, Any], reference: str) -> list[str]:
+    """Steps of growing size: `× product` over the reference row's, and the same of the seconds as they are."""
+    columns = ["n", "k", "s", "× product", "µs per token", f"over {reference}", "the same, plain seconds"]
     table = []
     for row in section["rows"]:
         shape = row["shape"]

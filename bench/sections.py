@@ -21,12 +21,13 @@ DEAD_FRACTION = 0.1
 
 def time_steps(kind: str, shape: Shape, rounds: int, warm: int) -> Row:
     """Every library's training step of one kind, nothing dead."""
-    return _compare(kind, Task(kind, shape), make(shape), rounds, warm)
+    return _compare(kind, Task(kind, shape), make(shape, n_batches=min(3, rounds)), rounds, warm)
 
 
 def time_steps_with_dead(kind: str, shape: Shape, rounds: int, warm: int) -> Row:
     """The same with a tenth of the latents dead and the auxiliary loss at work; peers in every second round."""
-    return _compare(kind, Task(kind, shape, aux=True), make(shape, DEAD_FRACTION), rounds, warm, peers_every=2)
+    work = make(shape, DEAD_FRACTION, n_batches=min(3, rounds))
+    return _compare(kind, Task(kind, shape, aux=True), work, rounds, warm, peers_every=2)
 
 
 def time_encoding(kind: str, shape: Shape, rounds: int, warm: int) -> Row:

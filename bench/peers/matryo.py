@@ -35,7 +35,7 @@ class Matryo(Contender):
         self.taken = 0
 
     def step(self, x: Tensor) -> None:
-        self.losses.append(float(self.member.step(x, None, self.taken, STEPS).total))
+        self.losses.append(float(self.member.step(x, None, self.taken, STEPS).total.detach()))
         self.taken += 1
 
     def reconstruct(self, x: Tensor) -> tuple[Tensor, float]:

@@ -19,7 +19,7 @@ class SAELens(Contender):
     distribution: ClassVar[str] = "sae-lens"
     notes: ClassVar[str] = (
         "defaults: dense activations, decoder rows free and activations rescaled by their norms, clipping to norm 1, "
-        "firing counts every step; TopK also with its `use_sparse_activations`, which works only without the rescaling; "
+        "firing counts every step; TopK also with its `use_sparse_activations`, which works only without rescaling; "
         "JumpReLU with the default `step` loss; aux-k fixed at d/2 = 384, whose pre-activations may be negative; "
         "encodes densely, BatchTopK as the JumpReLU it is saved as"
     )
