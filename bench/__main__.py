@@ -46,7 +46,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="2 rounds of half the batch, fewer sizes: does all run?")
     parser.add_argument("--rounds", type=int, help="timed rounds (15; 2 with --quick)")
-    parser.add_argument("--warm", type=int, help="rounds before them that are not kept (2; 1 with --quick)")
+    parser.add_argument("--warm", type=int, default=1, help="rounds before them that are not kept (1)")
     parser.add_argument("--batch", type=int, help="tokens in a batch (4,096; 2,048 with --quick)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and numba (2)")
     parser.add_argument("--only", default="", help="sections to run, by comma; the others' results are kept")
@@ -57,7 +57,6 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     quick = options.quick
     options.rounds = options.rounds or (2 if quick else 15)
-    options.warm = (1 if quick else 2) if options.warm is None else options.warm
     options.batch = options.batch or (2_048 if quick else 4_096)
     options.names = [name for name in options.only.split(",") if name] or list(SECTIONS)
     for name in options.names:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-KINDS = ("batch_topk", "topk", "matryoshka", "jumprelu", "relu")
+SHORT = {
+    "batch_topk": "BatchTopK",
+    "topk": "TopK",
+    "matryoshka": "Matryoshka (5)",
+    "jumprelu": "JumpReLU",
+    "relu": "ReLU",
+}
+KINDS = tuple(SHORT)
 OURS, PEER = "#2f7ed8", "#6b7785"
 
 
@@ -15,10 +22,11 @@ def markdown(results: dict[str, Any]) -> str:
     parts = [
         "# matryo beside its peers",
         "",
-        f"{run['machine']}, {run['threads']} threads, torch {run['torch']}, fp32. Medians of interleaved rounds with their "
-        "90 % interval (order statistics; the range when there are fewer than five). How each number is measured: "
-        "`docs/bench.md`.",
+        f"{run['machine']}, {run['threads']} threads, torch {run['torch']}, fp32. Medians of interleaved rounds with "
+        "their 90 % interval (order statistics; the range when there are fewer than five rounds). `docs/bench.md` says "
+        "how each number is measured.",
         "",
+        *_overview(sections),
     ]
     for name, section in sections.items():
         if section.get("state") == "failed":
@@ -38,6 +46,23 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def _overview(sections: dict[str, Any]) -> list[str]:
+    """One row per library, one column per kind: × the product, and how many times longer than matryo."""
+    kinds = [kind for kind in KINDS if "rows" in sections.get(f"step-{kind}", {})]
+    cells: dict[str, dict[str, str]] = {}
+    for kind in kinds:
+        for row in sections[f"step-{kind}"]["rows"]:
+            if row["state"] == "measured":
+                own = row["times_ours"]
+                theirs = f" ({own['median']:.1f}×)" if own and row["library"] != "matryo" else ""
+                cells.setdefault(_name(row), {})[kind] = f"{row['ratio']['median']:.2f}{theirs}"
+    if not cells:
+        return []
+    columns = ["step / encoder product (times matryo's)", *[SHORT[kind] for kind in kinds]]
+    table = [[name, *[found.get(kind, "–") for kind in kinds]] for name, found in cells.items()]
+    return ["## All kinds", "", *_table(columns, table), ""]
+
+
 def _head(section: dict[str, Any]) -> list[str]:
     shape = section["shape"]
     speed = f", the product at {section['product_gflops']:.0f} GFLOP/s" if section.get("product_gflops") else ""
@@ -53,7 +78,7 @@ def _steps(section: dict[str, Any], memory: dict[str, Any] | None) -> list[str]:
     rows = section["rows"]
     with_fvu = any("fvu" in row for row in rows)
     with_dead = any("dead" in row for row in rows)
-    columns = ["", "version", "s", "× product", "× matryo"]
+    columns = ["", "version", "rounds", "s", "× product", "× matryo"]
     columns += ["extra MB"] if extra else []
     columns += ["L0"] if any("l0" in row for row in rows) else []
     columns += ["FVU"] if with_fvu else []
@@ -65,7 +90,7 @@ def _steps(section: dict[str, Any], memory: dict[str, Any] | None) -> list[str]:
             absent.append(f"{name}: {row['state']} ({row['why']})")
             continue
         own = row["times_ours"]
-        cells = [f"**{name}**" if row["library"] == "matryo" else name, row["version"] or ""]
+        cells = [f"**{name}**" if row["library"] == "matryo" else name, row["version"] or "", str(row["ratio"]["n"])]
         cells += [f"{row['seconds']['median']:.3f}", _spread(row["ratio"]), _spread(own) if own else "–"]
         if extra:
             other = extra.get(name, {})

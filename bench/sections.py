@@ -20,8 +20,9 @@ DEAD_FRACTION = 0.1
 
 
 def time_steps(kind: str, shape: Shape, rounds: int, warm: int) -> Row:
-    """Every library's training step of one kind, nothing dead."""
-    return _compare(kind, Task(kind, shape), make(shape, n_batches=min(3, rounds)), rounds, warm)
+    """Every library's training step of one kind, nothing dead; JumpReLU and ReLU peers in every second round."""
+    work = make(shape, n_batches=min(3, rounds))
+    return _compare(kind, Task(kind, shape), work, rounds, warm, peers_every=2 if kind in ("jumprelu", "relu") else 1)
 
 
 def time_steps_with_dead(kind: str, shape: Shape, rounds: int, warm: int) -> Row:
@@ -44,7 +45,7 @@ def time_encoding(kind: str, shape: Shape, rounds: int, warm: int) -> Row:
     return _finish(rows, entrants, shape)
 
 
-def _compare(kind: str, task: Task, work: Workload, rounds: int, warm: int, peers_every: int = 1) -> Row:
+def _compare(kind: str, task: Task, work: Workload, rounds: int, warm: int, peers_every: int) -> Row:
     """Set up all contenders, look at their reconstructions, time them in turn, look again."""
     # With dead latents clipping is not measured a second time.
     entered = [c for c in contenders(kind) if not (task.aux and c.variant == "clipped")]
