@@ -176,7 +176,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
 
     sections = results["sections"]
     shown = [(kind, sections[f"step-{kind}"]) for kind in KINDS if "rows" in sections.get(f"step-{kind}", {})]
-    bars = [(section["title"], row) for _, section in shown for row in section["rows"] if row["state"] == "measured"]
+    bars = [(SHORT[kind], row) for kind, section in shown for row in section["rows"] if row["state"] == "measured"]
     if not bars:
         return
     with mpl.rc_context({"svg.hashsalt": "matryo", "svg.fonttype": "none", "font.size": 9}):
@@ -192,7 +192,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
             ratio = row["ratio"]
             error = [[ratio["median"] - ratio["low"]], [ratio["high"] - ratio["median"]]]
             colour = OURS if row["library"] == "matryo" else PEER
-            axes.barh(y, ratio["median"], xerr=error, color=colour, height=0.7, ecolor="#222222")
+            axes.barh(y, ratio["median"] - 1, left=1, xerr=error, color=colour, height=0.7, ecolor="#222222")
             axes.text(ratio["high"] * 1.04, y, f"{ratio['median']:.2f}", va="center")
             labels.append((y, _name(row)))
             y += 1
