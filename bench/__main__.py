@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -75,6 +76,7 @@ def main() -> int:
         return 0
     if options.section:
         return run_section(options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the section's process ends too
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.json"
     results: dict[str, Any] = {"sections": {}}

@@ -68,7 +68,8 @@ def _head(section: dict[str, Any]) -> list[str]:
     speed = f", the product at {section['product_gflops']:.0f} GFLOP/s" if section.get("product_gflops") else ""
     sizes = f"d = {shape['d_in']:,}, n = {shape['n_latents']:,}, batch {shape['batch']:,}, k = {shape['k']}"
     run = section["run"]
-    told = f"{run['rounds']} rounds after {run['warm']} of warm-up, {run['date']}, commit {run['commit']}"
+    timed = f"{run['rounds']} rounds after {run['warm']} of warm-up, "
+    told = f"{'' if section['title'].startswith('Memory') else timed}{run['date']}, commit {run['commit']}"
     return [f"## {section['title']}", "", f"{sizes}{speed}; {told}.", ""]
 
 
