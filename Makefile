@@ -1,10 +1,12 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both create .venv and install into it first.
 #   PYTHON       which Python (3.11 or newer) makes .venv
 #   TORCH_INDEX  where PyTorch comes from; https://download.pytorch.org/whl/cpu has builds without CUDA
-#   ARGS         passed on to the demo or to pytest, e.g. make demo ARGS="--lm tiny"
+#   ARGS         passed on to the demo, pytest or the benchmark, e.g. make demo ARGS="--lm tiny"
+#   BENCH_VENV   where `make bench` installs the peers
 PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
+BENCH_VENV ?= .venv-bench
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,11 +31,14 @@ docs: $(VENV)/.dev
 	$(BIN)/python scripts/cli_page.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.sae
-	$(BIN)/python bench/step.py $(ARGS)
+# The benchmark has an environment of its own, for the peers' sake. Those that pin what excludes the others' needs come
+# without their dependencies; bench/contender.py says how they are imported all the same.
+bench:
+	$(MAKE) $(BENCH_VENV)/.peers VENV=$(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m bench $(ARGS)
 
 clean:
-	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) site build dist .pytest_cache .ruff_cache .import_linter_cache src/*.egg-info
 
 # Stamps: a second `make` installs nothing unless pyproject.toml or constraints.txt changed.
 
@@ -50,6 +55,11 @@ $(VENV)/.torch: $(VENV)/.made constraints.txt
 
 $(VENV)/.sae: $(VENV)/.torch pyproject.toml
 	$(PIP) -e '.[sae]'
+	touch $@
+
+$(VENV)/.peers: $(VENV)/.sae bench/constraints.txt
+	$(PIP) -c bench/constraints.txt sae-lens eai-sparsify scikit-learn scipy einops
+	$(PIP) -c bench/constraints.txt --no-deps dictionary-learning overcomplete
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench` times matryo beside its peers; see docs/bench.md."""
