@@ -38,7 +38,12 @@ class Daily:
 
 
 def read_daily(
-    table: "pd.DataFrame", columns: dict[str, str], keys: "pd.DataFrame", problems: Problems, name: str, date: str = "date"
+    table: "pd.DataFrame",
+    columns: dict[str, str],
+    keys: "pd.DataFrame",
+    problems: Problems,
+    name: str,
+    date: str = "date",
 ) -> dict[str, Daily]:
     """Read variables of a soil or weather table.
 

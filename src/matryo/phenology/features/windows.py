@@ -58,7 +58,9 @@ def build_features(
     return pd.DataFrame(columns, index=keys.index)
 
 
-def _window_mean(values: np.ndarray, unit: np.ndarray, start: np.ndarray, stop: np.ndarray, coverage: float) -> np.ndarray:
+def _window_mean(
+    values: np.ndarray, unit: np.ndarray, start: np.ndarray, stop: np.ndarray, coverage: float
+) -> np.ndarray:
     """Mean over [start, stop) of each row's unit; NaN with too few days, or without a unit."""
     days = values.shape[1]
     known = ~np.isnan(values)
@@ -71,7 +73,9 @@ def _window_mean(values: np.ndarray, unit: np.ndarray, start: np.ndarray, stop: 
     return np.where(enough, (total[u, b] - total[u, a]) / np.maximum(n, 1), np.nan)
 
 
-def note_uncovered(keys: "pd.DataFrame", features: "pd.DataFrame", cutoff: int, target: str, problems: Problems) -> None:
+def note_uncovered(
+    keys: "pd.DataFrame", features: "pd.DataFrame", cutoff: int, target: str, problems: Problems
+) -> None:
     """Note the seasons for which a driver's window has too few days of data."""
     for name in features:
         gone = features[name].isna()

@@ -109,7 +109,9 @@ def fit_curves(
         [np.where(used, times, np.inf).min(axis=1, initial=np.inf),
          np.where(used, times, -np.inf).max(axis=1, initial=-np.inf)], axis=1,
     )  # fmt: skip
-    return Fits(form, window, p, covariance, facts[:, 0], facts[:, 1], facts[:, 2], facts[:, 3].astype(int), flags, span)
+    return Fits(
+        form, window, p, covariance, facts[:, 0], facts[:, 1], facts[:, 2], facts[:, 3].astype(int), flags, span
+    )
 
 
 def bounds(form: Curve, config: FitConfig, window: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,13 @@ class Fitted:
 
 
 def fit_model(
-    name: str, X: np.ndarray, y: np.ndarray, se: np.ndarray, groups: Groups, settings: dict[str, Any] | None = None, seed: int = 0,
+    name: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    se: np.ndarray,
+    groups: Groups,
+    settings: dict[str, Any] | None = None,
+    seed: int = 0,
     tau2: float | None = None,
 ) -> Fitted:
     """Fit a model to training rows, weighted by 1/(τ² + SE²).
@@ -67,7 +73,9 @@ def fit_model(
     return Fitted(name, settings, tau2, lambda rows, groups: predict((rows - centre) / scale))
 
 
-def _fit_baseline(name: str, y: np.ndarray, w: np.ndarray, groups: Groups) -> Callable[[np.ndarray, Groups], np.ndarray]:
+def _fit_baseline(
+    name: str, y: np.ndarray, w: np.ndarray, groups: Groups
+) -> Callable[[np.ndarray, Groups], np.ndarray]:
     mean = float(np.average(y, weights=w))
     if name == "mean":
         return lambda rows, groups: np.full(len(rows), mean)

@@ -37,7 +37,9 @@ class Scores:
     between_plots: float
 
 
-def score(y: np.ndarray, predicted: np.ndarray, plot: np.ndarray, year: np.ndarray, draws: int, seed: int) -> Scores | None:
+def score(
+    y: np.ndarray, predicted: np.ndarray, plot: np.ndarray, year: np.ndarray, draws: int, seed: int
+) -> Scores | None:
     """Score predictions (n,) of targets y (n,); rows with NaN have none. None if no row has one."""
     known = np.isfinite(predicted)
     if not known.any():

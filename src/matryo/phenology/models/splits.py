@@ -31,7 +31,9 @@ def make_splits(study: Study, scheme: str, plot_folds: int, plots_by: str = "plo
     if scheme != "plot" and len(np.unique(years)) < 2:
         raise ValueError(f"{study.target} has one year; expected at least 2 to leave years out, give --scheme plot")
     if scheme != "year" and len(np.unique(plots)) < 2:
-        raise ValueError(f"{study.target} has one group of plots; expected at least 2 to leave plots out, give --scheme year")
+        raise ValueError(
+            f"{study.target} has one group of plots; expected at least 2 to leave plots out, give --scheme year"
+        )
     by_year = [(str(year), years == year) for year in np.unique(years)]
     by_plot = [(f"plots {fold + 1}", plots == fold) for fold in np.unique(plots)]
     if scheme == "year":

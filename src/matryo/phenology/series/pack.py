@@ -80,7 +80,9 @@ def _visits(table: "pd.DataFrame", columns: ColumnConfig, problems: Problems, na
     import pandas as pd
 
     for column, flag in ((columns.plot, "--plot"), (columns.date, "--date"), (columns.ndvi, "--ndvi")):
-        need_columns(table, [column], name, f"name the column with {flag}; there are {', '.join(map(str, table.columns))}")
+        need_columns(
+            table, [column], name, f"name the column with {flag}; there are {', '.join(map(str, table.columns))}"
+        )
     visits = pd.DataFrame({"plot": table[columns.plot].astype("string"), "row": table.index}, index=table.index)
     visits["date"] = column_dates(table, columns.date, name, problems)
     visits["y"] = column_numbers(table, columns.ndvi, name, problems) * columns.ndvi_scale
@@ -131,6 +133,8 @@ def _merge_duplicates(visits: "pd.DataFrame", problems: Problems, name: str) -> 
     known = visits["y"].notna()
     visits = visits.assign(wy=(visits["w"] * visits["y"]).fillna(0.0), w=visits["w"].where(known, 0.0))
     rest = {c: "first" for c in visits if c not in ("plot", "date", "wy", "w")}
-    merged = visits.groupby(["plot", "date"], sort=False, as_index=False).agg({**rest, "wy": "sum", "w": "sum", "y": "mean"})
+    merged = visits.groupby(["plot", "date"], sort=False, as_index=False).agg(
+        {**rest, "wy": "sum", "w": "sum", "y": "mean"}
+    )
     merged["y"] = np.where(merged["w"] > 0, merged["wy"] / merged["w"].where(merged["w"] > 0, 1.0), merged["y"])
     return merged

@@ -48,7 +48,9 @@ def need_columns(table: "pd.DataFrame", columns: Sequence[str], name: str, flag:
     """
     for column in columns:
         if column not in table:
-            raise unknown(f"{name} column", column, map(str, table.columns), flag or f"{name} has {list(table.columns)}")
+            raise unknown(
+                f"{name} column", column, map(str, table.columns), flag or f"{name} has {list(table.columns)}"
+            )
 
 
 def column_numbers(table: "pd.DataFrame", column: str, name: str, problems: Problems) -> "pd.Series":
@@ -81,9 +83,13 @@ def column_dates(table: "pd.DataFrame", column: str, name: str, problems: Proble
     if zoned.any() and not zoned[text != ""].all():
         said = "some dates have a time zone and others none: the calendar date is taken as written"
         problems.add(name, f"{column}: {said}", table.index[zoned])
-    dates = pd.to_datetime(text.str.extract(r"^(\d{4}-\d{1,2}-\d{1,2}|\d{8})(?:\D|$)")[0], errors="coerce", format="mixed")
+    dates = pd.to_datetime(
+        text.str.extract(r"^(\d{4}-\d{1,2}-\d{1,2}|\d{8})(?:\D|$)")[0], errors="coerce", format="mixed"
+    )
     bad = dates.isna()
     if bad.any():
         first = text[bad].iloc[0]
-        problems.add(name, f"{column} is no date, such as {first!r}: write it as 2014-05-31; left out", table.index[bad])
+        problems.add(
+            name, f"{column} is no date, such as {first!r}: write it as 2014-05-31; left out", table.index[bad]
+        )
     return dates

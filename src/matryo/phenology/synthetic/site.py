@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matryo.phenology.curves import curve, evaluate_many
+from matryo.phenology.synthetic.config import AIR_SLOPE, PEAK_SLOPE, SOIL_SLOPE, SyntheticConfig
 from matryo.spine.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -25,33 +26,8 @@ FIRST_YEAR = 2014
 WARMING = (0.0, 1.0, 3.0, 5.0, 10.0)
 """Soil warming of a transect's plots in °C, before a jitter: cold to hot along the gradient."""
 
-SOIL_SLOPE, PEAK_SLOPE, AIR_SLOPE = -1.5, 0.003, -2.0
-"""The truth: days per °C of soil for SOS and POS, NDVI per °C of soil for PEAK, days per °C of spring air for SOS."""
-
 TRUTH_DAYS = (45, 105)
 """Days of the year whose mean soil and air temperature act on the season: [first, last)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
-    """How large the synthetic site is."""
-
-    plots: int = 50
-    "Synthetic site: plots, in transects of five."
-    years: int = 6
-    "Synthetic site: years from 2014 on."
-    visits: int = 18
-    "Synthetic site: visits per plot and year."
-    noise: float = 0.02
-    "Synthetic site: standard deviation of an NDVI visit."
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        for name, least in (("plots", 1), ("years", 1), ("visits", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a whole number of {least} or more")
-        if not 0 <= self.noise < 0.5:
-            raise ValueError(f"noise is {self.noise}; expected a standard deviation in NDVI, such as 0.02")
 
 
 @dataclass(frozen=True)
@@ -104,7 +80,9 @@ def _weather(days, years: int, rng: np.random.Generator):
 
     doy, n = days.dayofyear.to_numpy(), len(days)
     year = np.clip(days.year.to_numpy() - FIRST_YEAR, 0, None)
-    year = np.where((doy > 270) & (year < years - 1) & (days.year >= FIRST_YEAR), year + 1, year)  # winter before spring
+    year = np.where(
+        (doy > 270) & (year < years - 1) & (days.year >= FIRST_YEAR), year + 1, year
+    )  # winter before spring
     anomaly = rng.normal(0, 1.5, years)
     noise = np.zeros(n)
     for k in range(1, n):
