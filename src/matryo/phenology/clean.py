@@ -25,9 +25,9 @@ class CleanConfig:
 def clean_weights(t: np.ndarray, y: np.ndarray, w: np.ndarray, config: CleanConfig) -> np.ndarray:
     """Weights with those of spikes and snow set to 0.
 
-    A spike differs from the line between the visits before and after it by more than `spike`, and both of these are on the
-    same side of it: the flank of a season is steep, but its visits lie in order. Among neighbouring spikes only the largest
-    goes, as a spike makes its neighbours look like one.
+    A spike differs from the line between the visits before and after it by more than `spike`, and both of these are on
+    the same side of it: the flank of a season is steep, but its visits lie in order. Among neighbouring spikes only
+    the largest goes, as a spike makes its neighbours look like one.
 
     Args:
         t: (n, m) days, ascending in each row where w > 0.

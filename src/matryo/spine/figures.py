@@ -64,7 +64,7 @@ def svg(
         FigureCanvasSVG(figure)
         axes = figure.subplots()
         draw(axes)
-        axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
+        axes.set(xlabel=xlabel, ylabel=ylabel, **({"yscale": "log"} if logy else {}))  # "linear" would undo named ticks
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         axes.set_axisbelow(True)
         if legend:

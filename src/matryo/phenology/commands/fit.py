@@ -1,5 +1,9 @@
 """`matryo phenology fit`: NDVI series → a table of seasons."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportOperatorIssue=false, reportAssignmentType=false
+# (pandas' inline types call its own everyday idioms errors)
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 

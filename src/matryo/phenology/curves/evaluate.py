@@ -12,7 +12,7 @@ def evaluate(form: Curve, parameters: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def evaluate_many(form: Curve, parameters: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """f of n series, each at its own m times: parameters (n, k), t (n, m) in days → (n, m)."""
+    """Values of n series, each at its own m times: parameters (n, k), t (n, m) in days → (n, m)."""
     p, t = _checked(form, parameters, t)
     out = np.empty(t.shape)
     values(form.code, p, t, out)

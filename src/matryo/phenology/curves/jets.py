@@ -12,7 +12,7 @@ from matryo.phenology.curves.kernels import MATH
 
 @njit(cache=True, fastmath=MATH, nogil=True)
 def plus(a, b, factor: float):
-    """a + factor·b."""
+    """Sum a + factor·b of two jets."""
     return (
         a[0] + factor * b[0],
         a[1] + factor * b[1],
@@ -36,7 +36,7 @@ def times(a, b):
 
 @njit(cache=True, fastmath=MATH, nogil=True)
 def exponential(a):
-    """exp of a jet: n·c[n] = Σ k·a[k]·c[n − k], k = 1…n."""
+    """Exponential of a jet: n·c[n] = Σ k·a[k]·c[n − k], k = 1…n."""
     c0 = np.exp(a[0])
     c1 = a[1] * c0
     c2 = (a[1] * c1 + 2.0 * a[2] * c0) / 2.0
@@ -72,7 +72,7 @@ def _rise(rate: float, date: float, t: float, q: float, exponent: float):
 @njit(cache=True, fastmath=MATH, nogil=True)
 def jet(kind: int, p, t: float):
     """Taylor coefficients of f(·; p) at t."""
-    if kind == BECK or kind == ELMORE:
+    if kind in (BECK, ELMORE):
         bump = plus(_rise(p[3], p[2], t, 1.0, 1.0), _rise(p[5], p[4], t, 1.0, 1.0), -1.0)
         slope = p[6] if kind == ELMORE else 0.0
         c = times((p[1] - slope * t, -slope, 0.0, 0.0, 0.0), bump)

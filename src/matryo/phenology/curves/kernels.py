@@ -42,7 +42,7 @@ def value(kind: int, p, t: float) -> float:
 @njit(cache=True, fastmath=MATH, nogil=True)
 def value_and_gradient(kind: int, p, t: float, g) -> float:
     """f(t; p), with ∂f/∂p written to `g`."""
-    if kind == BECK or kind == ELMORE:
+    if kind in (BECK, ELMORE):
         rise, fall = logistic(p[3] * (t - p[2])), logistic(-p[5] * (t - p[4]))
         bump = rise + fall - 1.0
         top = p[1] - p[6] * t if kind == ELMORE else p[1]
@@ -62,7 +62,7 @@ def value_and_gradient(kind: int, p, t: float, g) -> float:
 
 @njit(cache=True, fastmath=MATH, nogil=True)
 def _limb(x: float, c: float):
-    """s = (1/(1 + exp(−x)))^c with ∂s/∂x and ∂s/∂c; x is kept from where ln would be −inf."""
+    """A limb s = (1/(1 + exp(−x)))^c with ∂s/∂x and ∂s/∂c; x is kept from where ln would be −inf."""
     x = min(max(x, -600.0), 600.0)
     log = -np.log1p(np.exp(-x))
     s = np.exp(c * log)
@@ -116,7 +116,7 @@ def _gaussian(p, t: float, g) -> float:
 
 @njit(cache=True, fastmath=MATH, nogil=True)
 def values(kind: int, p, t, out) -> None:
-    """f of every series at every time: p (n, parameters), t (n, m), out (n, m)."""
+    """Write f of every series at every time: p (n, parameters), t (n, m), out (n, m)."""
     for i in range(t.shape[0]):
         for k in range(t.shape[1]):
             out[i, k] = value(kind, p[i], t[i, k])

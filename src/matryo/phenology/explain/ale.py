@@ -1,7 +1,7 @@
 """Accumulated local effects of one driver (Apley and Zhu 2020).
 
-ALE(x) = Σ over bins up to x of the mean, over the rows in the bin, of f(upper edge, rest) − f(lower edge, rest); then centred.
-Only small steps from real rows are taken, so correlated drivers are not torn apart as in partial dependence.
+ALE(x) = Σ over bins up to x of the mean, over the rows in the bin, of f(upper edge, rest) − f(lower edge, rest); then
+centred. Only small steps from real rows are taken, so correlated drivers are not torn apart as in partial dependence.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ BINS = 20
 
 @dataclass(frozen=True)
 class Ale:
-    """Edges of the bins, the effect at each (centred over rows), rows in each bin, and the least-squares slope over rows."""
+    """Edges of the bins, the effect at each (centred over rows), rows in each bin, and the slope over rows."""
 
     edges: np.ndarray
     effect: np.ndarray

@@ -1,8 +1,9 @@
 """Exact Shapley values with the shap library, of single drivers or of groups of them.
 
-φ_i(x) = Σ_{S ⊆ N∖i} |S|!(n − |S| − 1)!/n! · (v(S ∪ i) − v(S)), v(S) = mean over background rows b of f(x_S, b_{N∖S}): the
-interventional value function (Lundberg and Lee 2017; Janzing et al. 2020). All 2ⁿ coalitions are evaluated. A group is one
-player whose drivers come and go together, so its value is that of a game among groups, not a sum of its drivers'.
+φ_i(x) = Σ_{S ⊆ N∖i} |S|!(n − |S| − 1)!/n! · (v(S ∪ i) − v(S)), v(S) = mean over background rows b of f(x_S, b_{N∖S}):
+the interventional value function (Lundberg and Lee 2017; Janzing et al. 2020). All 2ⁿ coalitions are evaluated. A
+group is one player whose drivers come and go together, so its value is that of a game among groups, not a sum of its
+drivers'.
 """
 
 import warnings

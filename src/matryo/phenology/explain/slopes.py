@@ -1,9 +1,9 @@
 """Days per °C: linear slopes whose errors know that plots and years repeat.
 
-Soil: y = a[year] + b·soil_t, weights 1/(τ² + SE²). A year's intercept takes up its weather, so b compares plots within years.
-Its variance is two-way clustered, V_plot + V_year − V_row (Cameron, Gelbach and Miller 2011), each with G/(G − 1), and not
-below V_row; the interval takes t(G − 1) with G the smaller number of clusters. Where soil temperature is the same for
-all plots of a year it is a regression of year means with t(G − 2).
+Soil: y = a[year] + b·soil_t, weights 1/(τ² + SE²). A year's intercept takes up its weather, so b compares plots within
+years. Its variance is two-way clustered, V_plot + V_year − V_row (Cameron, Gelbach and Miller 2011), each with G/(G −
+1), and not below V_row; the interval takes t(G − 1) with G the smaller number of clusters. Where soil temperature is
+the same for all plots of a year it is a regression of year means with t(G − 2).
 
 Weather: y = a + b·weather + c·soil_t, one weather driver at a time, clustered by year with t(G − 1).
 """
@@ -62,7 +62,8 @@ def soil_slope(study: Study, definition: str = "") -> Slope | None:
     plots = len(np.unique(plot))
     return _slope(
         study, "soil_t", b[0], variance, min(plots, len(years)) - 1,
-        f"within years, weighted, two-way clusters ({plots} plots, {len(years)} years)", min(plots, len(years)), definition,
+        f"within years, weighted, two-way clusters ({plots} plots, {len(years)} years)", min(plots, len(years)),
+        definition,
     )  # fmt: skip
 
 

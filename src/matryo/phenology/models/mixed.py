@@ -75,7 +75,7 @@ def fit_mixed(X: np.ndarray, y: np.ndarray, w: np.ndarray, groups: dict[str, np.
 
 
 def _independent(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns that span X, X·basis, and the basis: with fewer years than weather columns some are combinations of others."""
+    """Columns X·basis that span X, and the basis: with few years some weather columns are sums of others."""
     _, s, vt = np.linalg.svd(X, full_matrices=False)
     basis = vt[s > 1e-8 * max(float(s.max(initial=0.0)), 1e-300)].T
     return X @ basis, basis

@@ -20,9 +20,9 @@ class Split:
 def make_splits(study: Study, scheme: str, plot_folds: int, plots_by: str = "plot", seed: int = 0) -> list[Split]:
     """The folds of a scheme over all rows.
 
-    year: each year in turn is the test. plot: each of `plot_folds` random groups of plots (or transects). both: each year
-    with each group of plots: tested on that year's rows of that group, trained on rows of neither, so that neither the
-    weather of the test year nor the test plots have been seen (leave location and time out).
+    year: each year in turn is the test. plot: each of `plot_folds` random groups of plots (or transects). both: each
+    year with each group of plots: tested on that year's rows of that group, trained on rows of neither, so that
+    neither the weather of the test year nor the test plots have been seen (leave location and time out).
 
     Raises:
         ValueError: There are too few years or plots for the scheme.
@@ -53,7 +53,7 @@ def assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def inner_splits(study: Study, train: np.ndarray, scheme: str, folds: int, plots_by: str, seed: int) -> list[Split]:
-    """Folds within the training rows, of the same kind as the outer ones: years, plots, or both dealt into `folds` groups.
+    """Folds within the training rows, of the outer kind: years, plots, or both dealt into `folds` groups.
 
     With both, fold i leaves out the i-th group of years and the i-th of plots.
     """

@@ -1,5 +1,9 @@
 """The rows of one question: a target with its errors, and drivers that depend on the training rows' cut-off."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportOperatorIssue=false, reportAssignmentType=false
+# (pandas' inline types call its own everyday idioms errors)
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

@@ -6,8 +6,8 @@ import numpy as np
 def between_variance(X: np.ndarray, y: np.ndarray, se: np.ndarray) -> float:
     """τ² by the method of Paule and Mandel (1982), for the linear model y = [1 X]·b.
 
-    τ² solves Σ r²/(τ² + SE²) = n − rank, with r the residuals of the fit with those weights; the sum falls as τ² grows. 0
-    where the errors alone explain the scatter.
+    τ² solves Σ r²/(τ² + SE²) = n − rank, with r the residuals of the fit with those weights; the sum falls as τ²
+    grows. 0 where the errors alone explain the scatter.
     """
     A = np.column_stack([np.ones(len(y)), _standardised(X)])
     dof = len(y) - np.linalg.matrix_rank(A)
@@ -29,7 +29,7 @@ def between_variance(X: np.ndarray, y: np.ndarray, se: np.ndarray) -> float:
     high = float(np.var(y)) + float(np.median(se)) ** 2
     while excess(high) > 0:
         high *= 2
-    return float(brentq(excess, 0.0, high, xtol=1e-6 * high, rtol=1e-6))
+    return float(brentq(excess, 0.0, high, xtol=1e-6 * high))  # pyright: ignore[reportArgumentType]
 
 
 def weights_of(se: np.ndarray, tau2: float) -> np.ndarray:

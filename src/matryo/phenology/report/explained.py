@@ -1,5 +1,9 @@
 """The sections of a drivers run: scores on left-out rows, Shapley values, slopes."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportOperatorIssue=false, reportAssignmentType=false
+# (pandas' inline types call its own everyday idioms errors)
+
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TITLES = {"sos": "Start of season", "pos": "Peak of season", "peak": "Maximum NDVI", "eos": "End of season"}
+LEFT_OUT = {"year": "years", "plot": "plots", "both": "years and plots"}
+NBSP = "\N{NO-BREAK SPACE}"
 UNITS = {"sos": "days", "pos": "days", "peak": "NDVI", "eos": "days"}
 
 
@@ -29,9 +35,9 @@ def explanation_sections(results: Results) -> list[tuple[str, list[Any]]]:
 
 def _models(results: Results, targets: list[str]) -> list[Any]:
     lines = [
-        "Every score is of rows that the model had not seen; settings and cut-off days come from the training rows of each fold "
-        "alone. R² compares with the mean of the rows predicted. n/a: the split leaves nothing to take that mean from.",
-        "Brackets: 95 % by resampling plots, with these years given. Years are too few to resample, so the range of the RMSE "
+        "Every score is of rows that the model had not seen; settings and cut-off days come from each fold's training "
+        "rows alone. R² compares with the mean of the rows predicted. n/a: the split leaves nothing to take it from.",
+        "Brackets: 95 % by resampling plots, with these years given. Years are too few to resample: the RMSE's range "
         "over years is a range, not an interval.",
     ]
     parts: list[Any] = [report.text(*lines)]
@@ -48,28 +54,50 @@ def _models(results: Results, targets: list[str]) -> list[Any]:
         shown = shown[(shown["scheme"] == scheme) & shown["predicted"].notna()]
         caption = f"Observed over predicted, {SCHEMES[scheme].replace('leave', 'leaving')}."
         parts.append(report.figure(figures.predicted(shown, UNITS[target]), caption))
-    parts.append(_settings(results.drivers["folds"]))
+    parts += [_residual_table(results.drivers["scores"]), _settings(results.drivers["folds"])]
     return parts
 
 
 def _score_table(scores: "pd.DataFrame", target: str) -> Any:
     heads = (
         ("left out", "what the test rows have in common with no training row"), "model", ("rows", "predicted"),
-        ("R²", "1 − Σ(y − ŷ)² / Σ(y − ȳ)²"), ("RMSE", UNITS[target]), ("MAE", UNITS[target]),
-        ("RMSE of a year", "least and largest, a range"), ("lag 1", "correlation of a plot's residuals in consecutive years"),
-        ("between years", "share of the residuals' variance"), ("between plots", "share of the residuals' variance"),
+        ("R²", "1 − Σ(y − ŷ)² / Σ(y − ȳ)²"), (f"RMSE, {UNITS[target]}", ""), (f"MAE, {UNITS[target]}", ""),
+        ("RMSE by year", "least and largest, a range"),
     )  # fmt: skip
     rows = []
     for row in scores[scores["target"] == target].to_dict("records"):
-        name = {"year": "years", "plot": "plots", "both": "both"}[row["scheme"]]
+        name = LEFT_OUT[row["scheme"]]
         if not row["rows"]:
-            rows.append([name, row["model"], "n/a", *["n/a"] * 7])
+            rows.append([name, row["model"], *["n/a"] * 5])
             continue
         cells = [_bracket(row, key) for key in ("r2", "rmse", "mae")]
-        years = f"{row['rmse_year_least']:.3g}–{row['rmse_year_largest']:.3g}"
-        rest = ["–" if np.isnan(row[key]) else f"{row[key]:.2f}" for key in ("lag1", "between_years", "between_plots")]
-        rows.append([name, row["model"], str(row["rows"]), *cells, years, *rest])
+        rows.append(
+            [
+                name,
+                row["model"],
+                str(row["rows"]),
+                *cells,
+                f"{row['rmse_year_least']:.3g}–{row['rmse_year_largest']:.3g}",
+            ]
+        )
     return report.table(heads, rows)
+
+
+def _residual_table(scores: "pd.DataFrame") -> Any:
+    """What structure the models leave in the residuals of left-out rows."""
+    heads = (
+        "target", "left out", "model", ("lag 1", "correlation of a plot's residuals in consecutive years"),
+        ("between years", "share of the residuals' variance"), ("between plots", "share of the residuals' variance"),
+    )  # fmt: skip
+    rows = []
+    for row in scores[(scores["rows"] > 0) & ~scores["model"].isin(list(BASELINES))].to_dict("records"):
+        cells = [
+            None if np.isnan(row[key]) else f"{row[key]:.2f}" for key in ("lag1", "between_years", "between_plots")
+        ]
+        rows.append([row["target"], LEFT_OUT[row["scheme"]], row["model"], *cells])
+    return report.table(
+        heads, rows, "Residuals of left-out rows: what is shared by a year or a plot was not explained."
+    )
 
 
 def _bracket(row: dict[str, Any], key: str) -> str:
@@ -77,20 +105,22 @@ def _bracket(row: dict[str, Any], key: str) -> str:
     if np.isnan(row[f"{key}_low"]):
         return value
     form = ".2f" if key == "r2" else ".3g"
-    return f"{value} [{row[f'{key}_low']:{form}}, {row[f'{key}_high']:{form}}]"
+    return f"{value} [{row[f'{key}_low']:{form}}, {row[f'{key}_high']:{form}}]".replace(" ", NBSP)
 
 
 def _settings(folds: "pd.DataFrame") -> Any:
     rows = []
-    for (target, scheme, model), group in folds.groupby(["target", "scheme", "model"], sort=False):
-        if model in BASELINES:
-            continue
-        chosen = group["settings"].value_counts()
-        said = "; ".join(f"{name or 'none to choose'} ({count})" for name, count in chosen.items())
+    for (target, scheme), group in folds.groupby(["target", "scheme"], sort=False):
+        said = []
+        for model, one in group[group["settings"] != ""].groupby("model", sort=False):
+            chosen = one["settings"].value_counts()
+            said.append(f"{model}: " + ", ".join(f"{name} ({count}×)" for name, count in chosen.items()))
         cutoffs = f"{group['cutoff'].min()}–{group['cutoff'].max()}"
-        rows.append([str(target), str(scheme), f"{model}: {MODELS[str(model)]}", len(group), cutoffs, said])
-    heads = ("target", "scheme", "model", "folds", ("cut-off", "day before which all windows end"), "settings (folds)")
-    return report.table(heads, rows, "Chosen within the training rows of each fold.")
+        rows.append(
+            [target, LEFT_OUT[str(scheme)], group["fold"].nunique(), cutoffs, "; ".join(said) or "none to choose"]
+        )
+    heads = ("target", "left out", "folds", ("cut-off", "day before which all windows end"), "settings chosen")
+    return report.table(heads, rows, "Cut-offs and settings come from the training rows of each fold.")
 
 
 def _drivers(results: Results, target: str) -> list[Any]:
@@ -103,8 +133,9 @@ def _drivers(results: Results, target: str) -> list[Any]:
     folds = results.drivers["fold_slopes"]
     gap = folds[folds["target"] == target]["gap"].max() if len(folds) else 0.0
     intro = (
-        f"Exact Shapley values of {model} ({MODELS[model]}), {SCHEMES[scheme].replace('leave', 'leaving')}: each row is explained "
-        f"by a model that had not seen it, against its training rows. They add up to the predictions within {gap:.1g} {unit}."
+        f"Exact Shapley values of {model} ({MODELS[model]}), {SCHEMES[scheme].replace('leave', 'leaving')}: each row "
+        "is explained by a model that had not seen it, against its training rows. They add up to the predictions "
+        f"within {gap:.1g} {unit}."
     )
     parts: list[Any] = [report.raw(f"<h3>{TITLES[target]}</h3>"), report.text(intro)]
     parts.append(
@@ -131,7 +162,7 @@ def _drivers(results: Results, target: str) -> list[Any]:
     ]
     label = "day" if unit == "days" else unit
     svg = figures.waterfall(row, f"{TITLES[target]}, {label}", float(here["observed"].iloc[0]))
-    caption = f"Plot {plot} in {season}, the season whose soil temperature matters most: from the base value to the prediction."
+    caption = f"Plot {plot} in {season}, where soil temperature matters most: from the base value to the prediction."
     parts.append(report.figure(svg, caption))
     return parts
 

@@ -1,5 +1,9 @@
 """The report's figures, drawn on the spine's SVGs."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportOperatorIssue=false, reportAssignmentType=false
+# (pandas' inline types call its own everyday idioms errors)
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +19,7 @@ DATES = (("sos_doy", COLOURS[2], "SOS"), ("pos_doy", COLOURS[1], "POS"), ("eos_d
 
 
 def small_multiples(seasons: "pd.DataFrame", visits: "pd.DataFrame", form_name: str, window: Sequence[float]) -> str:
-    """Draw one panel for each season: visits (hollow where they have no weight), the curve, dates with 95 % intervals."""
+    """Draw one panel for each season: visits (hollow without weight), the curve, dates with 95 % intervals."""
     from scipy import stats
 
     form, columns = curve(form_name), 4
@@ -78,7 +82,7 @@ def against_truth(fitted: "pd.DataFrame", column: str, unit: str) -> str:
 
 
 def beeswarm(shap: "pd.DataFrame", unit: str) -> str:
-    """Draw one row of points for each driver: Shapley value, coloured by the driver's own value; largest mean |φ| on top."""
+    """Draw a row of points for each driver: Shapley values, coloured by the driver's value; the strongest on top."""
     order = shap.groupby("driver")["shap"].apply(lambda v: v.abs().mean()).sort_values().index.tolist()
 
     def draw(axes: Any) -> None:
@@ -135,17 +139,18 @@ def waterfall(row: "pd.DataFrame", unit: str, observed: float) -> str:
         colours = [COLOURS[1] if value > 0 else COLOURS[0] for value in row["shap"]]
         axes.barh(place, ends - starts, left=starts, color=colours, height=0.6)
         for at, (_, cell), end in zip(place, row.iterrows(), ends, strict=True):
-            axes.annotate(
-                f"{cell['shap']:+.3g}", (end, at), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7
-            )
+            side = 1 if cell["shap"] > 0 else -1
+            place_at = {"xytext": (3 * side, 0), "textcoords": "offset points", "ha": "left" if side > 0 else "right"}
+            axes.annotate(f"{cell['shap']:+.3g}", (end, at), va="center", fontsize=7, **place_at)
         names = [f"{cell['driver']} = {cell['value']:.3g}" for _, cell in row.iterrows()]
         axes.set_yticks(place, names)
         axes.axvline(starts[0], color=INK, linewidth=0.8, linestyle=":", label="base value")
         axes.axvline(ends[-1], color=INK, linewidth=0.8, label="prediction")
         axes.axvline(observed, color=COLOURS[2], linewidth=1.0, linestyle="--", label="observed")
-        axes.margins(x=0.12)
+        axes.margins(x=0.15)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
 
-    return svg(draw, unit, "", legend=True, size=(6.4, 0.4 * len(row) + 1.2))
+    return svg(draw, unit, "", size=(7.6, 0.4 * len(row) + 1.0))
 
 
 def intervals(

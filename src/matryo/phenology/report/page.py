@@ -1,13 +1,18 @@
 """The HTML page, section by section."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportOperatorIssue=false, reportAssignmentType=false
+# (pandas' inline types call its own everyday idioms errors)
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from matryo.phenology.fit.flags import FLAGS
+from matryo.phenology.models.config import BASELINES
 from matryo.phenology.report import figures
-from matryo.phenology.report.explained import explanation_sections
+from matryo.phenology.report.explained import LEFT_OUT, explanation_sections
 from matryo.phenology.report.methods import methods, versions
 from matryo.phenology.report.tables import Results
 from matryo.phenology.season.definitions import DEFINITIONS
@@ -53,20 +58,29 @@ def _short(results: Results) -> list[Any]:
             f"{name}: {row.slope:+.{digits}f} {unit} per °C of soil temperature (95 % interval {row.low:.{digits}f} to "
             f"{row.high:.{digits}f}; {row.method}; {row.note})."
         )
-    for target, group in scores.groupby("target", sort=False):
-        known = group[group["rmse"].notna()]
-        for scheme, one in known.groupby("scheme", sort=False):
-            models = one[~one["model"].isin(["mean", "plot_mean", "year_mean"])]
-            baselines = one[one["model"].isin(["mean", "plot_mean", "year_mean"])]
-            if len(models) and len(baselines):
-                best, base = models.loc[models["rmse"].idxmin()], baselines.loc[baselines["rmse"].idxmin()]
-                better = "" if best["rmse"] < base["rmse"] else ": no model beats it"
-                left = {"year": "years", "plot": "plots", "both": "years and plots"}[str(scheme)]
-                lines.append(
-                    f"{str(target).upper()}, {left} left out: {best['model']} has the least RMSE, {best['rmse']:.3g}; the best "
-                    f"baseline available there ({base['model']}) has {base['rmse']:.3g}{better}."
-                )
-    return [report.text(*lines)]
+    rows = []
+    for (target, scheme), one in scores[scores["rmse"].notna()].groupby(["target", "scheme"], sort=False):
+        baseline = one["model"].isin(list(BASELINES))
+        if baseline.all() or not baseline.any():
+            continue
+        best, base = one.loc[one["rmse"][~baseline].idxmin()], one.loc[one["rmse"][baseline].idxmin()]
+        said = "yes" if best["rmse"] < base["rmse"] else "no"
+        rows.append(
+            [
+                target,
+                LEFT_OUT[str(scheme)],
+                best["model"],
+                float(best["rmse"]),
+                base["model"],
+                float(base["rmse"]),
+                said,
+            ]
+        )
+    heads = (
+        "target", "left out", ("best model", "least RMSE on these rows, so its RMSE is a little too good"), "RMSE",
+        ("best baseline", "of those that the split leaves available"), "RMSE", ("better", "than the baseline"),
+    )  # fmt: skip
+    return [report.text(*lines), report.table(heads, rows, "RMSE in days, of PEAK in NDVI, on left-out rows.")]
 
 
 def _data(results: Results) -> list[Any]:
@@ -104,7 +118,7 @@ def _cut(text: str) -> str:
 
 
 def choose_panels(seasons: "pd.DataFrame") -> "pd.DataFrame":
-    """The seasons to draw: flagged ones up to a third, the others evenly over the range of SOS errors, in table order."""
+    """The seasons to draw: flagged ones up to a third, the others evenly over the range of SOS errors."""
     drawable = seasons[seasons["visits"] > 0]
     flagged = drawable[drawable["flags"] != ""]
     flagged = flagged.iloc[
@@ -122,8 +136,10 @@ def _fits(results: Results) -> list[Any]:
         return [report.text("No season has a visit that could be used.")]
     svg = figures.small_multiples(shown, results.visits, results.fit["curve"], results.fit["window"])
     caption = (
-        f"{len(shown)} of {len(results.seasons)} seasons: up to a third flagged ones, the others evenly from the smallest to the "
-        "largest standard error of SOS. Diamonds: SOS (green), POS (orange), EOS (red), with 95 % intervals; hollow points have "
+        f"{len(shown)} of {len(results.seasons)} seasons: up to a third flagged ones, the others evenly from the "
+        f"smallest to the "
+        "largest standard error of SOS. Diamonds: SOS (green), POS (orange), EOS (pink), with 95 % intervals; hollow "
+        "points have "
         "no weight. The line is the fitted curve."
     )
     parts: list[Any] = [report.figure(svg, caption)]
@@ -135,7 +151,8 @@ def _fits(results: Results) -> list[Any]:
             if not len(known):
                 continue
             error = known[column] - known[f"{column}_true"]
-            said = f"Fitted over true {unit}, unflagged seasons: RMSE {np.sqrt(np.mean(error**2)):.3g}, bias {error.mean():+.2g}."
+            rmse = np.sqrt(np.mean(error**2))
+            said = f"Fitted over true {unit}, unflagged seasons: RMSE {rmse:.3g}, bias {error.mean():+.2g}."
             parts.append(report.figure(figures.against_truth(known, column, unit), said))
     return parts
 

