@@ -58,6 +58,44 @@ class FitOptions(SeasonOptions, ColumnConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RasterOptions(FitConfig):
+    """Which pixels, and how they are fitted."""
+
+    robust: Literal["none", "huber", "bisquare"] = "huber"
+    "How outliers are weighted down: none (least squares), huber, or bisquare."
+    definition: Definition = "der"
+    "Start and end of season: der (steepest slope), trs20, trs50, trs60 (thresholds), gu (tangents), kl (curvature)."
+    variable: str | None = None
+    "Variable of a NetCDF or Zarr file, where there are several."
+    dates: Path | None = None
+    "Text file with the date of each band of a GeoTIFF, where the band names hold none."
+    chunk: int = 128
+    "Pixels on a side of a block."
+    ndvi_scale: float = 1.0
+    "Factor from the stored value to NDVI, such as 0.0001 for MODIS."
+    hemisphere: Literal["north", "south"] = "north"
+    "A season is the calendar year in the north; in the south it begins on 1 July of the year it is named after."
+    height: int = 64
+    "Synthetic stack: rows."
+    width: int = 96
+    "Synthetic stack: columns."
+    seed: int = 0
+    "Synthetic stack: seed."
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        FitConfig.__post_init__(self)
+        for name in ("chunk", "height", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a whole number of 1 or more")
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """First and last day of a season, counted from 1 January of the year it is named after."""
+        return ColumnConfig(hemisphere=self.hemisphere).window
+
+
+@dataclass(frozen=True, kw_only=True)
 class DriverOptions(FeatureConfig, ModelConfig):
     """What explains what."""
 

@@ -36,7 +36,7 @@ def fit_seasons(series: Series, fit: FitConfig, clean: CleanConfig, definition: 
     """
     weights = clean_weights(series.t, series.y, series.w, clean)
     fits = fit_curves(series.t, series.y, weights, fit, series.window)
-    found = measure(fits.curve, fits.parameters, fits.covariance, series.window)
+    found = measure(fits.curve, fits.parameters, fits.covariance, series.window, fit.threads)
     names = fits.flag_names()
     visits = (weights > 0).sum(axis=1)
     short = [i for i, name in enumerate(names) if "too_few_points" in name and visits[i] > 0]

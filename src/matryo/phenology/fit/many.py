@@ -1,18 +1,13 @@
 """Fitting many series at once, block by block on threads; the compiled blocks hold no lock of Python's."""
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from matryo.phenology.curves import Curve, curve
+from matryo.phenology.curves.blocks import run_blocks
 from matryo.phenology.fit.config import FitConfig
 from matryo.phenology.fit.flags import flag_names
-
-BLOCK = 256
-"""Series a thread takes at a time: some milliseconds of work, so that slow series spread."""
 
 LOSSES = ("none", "huber", "bisquare")
 
@@ -130,25 +125,6 @@ def bounds(form: Curve, config: FitConfig, window: tuple[float, float]) -> tuple
         lo.append(float(low))
         hi.append(float(high))
     return np.array(lo), np.array(hi)
-
-
-def run_blocks(work, n: int, threads: int) -> None:
-    """Call `work` on slices that cover n series, on so many threads; the first alone, as it may have to compile."""
-    parts = list(_slices(n))
-    for part in parts[:1]:
-        work(part)
-    threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads == 1 or len(parts) < 3:
-        for part in parts[1:]:
-            work(part)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, parts[1:]):
-            pass
-
-
-def _slices(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
 
 
 def _checked(t: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from matryo.phenology.curves import Curve
+from matryo.phenology.curves.blocks import run_blocks
 from matryo.phenology.season.definitions import METRICS
-
-BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,9 @@ def _place(name: str) -> int:
     return [metric.name for metric in METRICS].index(name)
 
 
-def measure(form: Curve, parameters: np.ndarray, covariance: np.ndarray, window: tuple[float, float]) -> Measured:
+def measure(
+    form: Curve, parameters: np.ndarray, covariance: np.ndarray, window: tuple[float, float], threads: int = 1
+) -> Measured:
     """Read the season's metrics off n fitted curves.
 
     Args:
@@ -38,6 +39,7 @@ def measure(form: Curve, parameters: np.ndarray, covariance: np.ndarray, window:
         parameters: (n, k), NaN rows where there is no fit.
         covariance: (n, k, k); NaN gives NaN standard errors.
         window: First and last day in which the season lies.
+        threads: Threads; 0 for one per core.
 
     Returns:
         Values and standard errors; NaN where a metric does not exist in the window. The error of a flat derivative's
@@ -49,5 +51,9 @@ def measure(form: Curve, parameters: np.ndarray, covariance: np.ndarray, window:
     n = len(parameters)
     values, errors = np.empty((n, len(METRICS))), np.empty((n, len(METRICS)))
     p, c = np.ascontiguousarray(parameters), np.ascontiguousarray(covariance)
-    measure_block(form.code, p, c, float(window[0]), float(window[1]), values, errors)
+
+    def work(part: slice) -> None:
+        measure_block(form.code, p[part], c[part], float(window[0]), float(window[1]), values[part], errors[part])
+
+    run_blocks(work, n, threads)
     return Measured(values, errors)
