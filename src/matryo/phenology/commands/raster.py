@@ -85,9 +85,9 @@ def write(found: "xr.Dataset", path: Path) -> None:
 def _scheduler(cluster: str | None) -> Iterator[Any]:
     """Threads of this process, or the cluster at an address."""
     if cluster is None:
-        import dask
+        from dask import config
 
-        with dask.config.set(scheduler="threads"):
+        with config.set(scheduler="threads"):
             yield None
         return
     from distributed import Client

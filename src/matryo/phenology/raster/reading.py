@@ -66,7 +66,7 @@ def _open_tiff(path: Path, dates: Path | None) -> "xr.DataArray":
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in TIFF)
     if not files:
         raise ValueError(f"{path} holds no .tif file; expected a folder of dated .tif files, or a .zarr folder")
-    layers = [rioxarray.open_rasterio(file, chunks={}, masked=True) for file in files]
+    layers: list[Any] = [rioxarray.open_rasterio(file, chunks={}, masked=True) for file in files]
     if len(files) == 1:
         stack: Any = layers[0]
         names = stack.attrs.get("long_name", ())
@@ -84,7 +84,7 @@ def _open_tiff(path: Path, dates: Path | None) -> "xr.DataArray":
         raise ValueError(
             f"{len(files) - len(found)} file names of {path} hold no date; expected 20140531, 2014-05-31 or 2014151"
         )
-    flat = [layer.isel(band=0, drop=True) for layer in layers]
+    flat: list[xr.DataArray] = [layer.isel(band=0, drop=True) for layer in layers]
     return xr.concat(flat, dim=xr.IndexVariable("time", found), join="exact", coords="minimal", compat="override")
 
 

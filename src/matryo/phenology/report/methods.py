@@ -25,8 +25,8 @@ def methods(results: Results) -> list[str]:
     found = [
         f"Each plot and season was fitted by y = {form.equation} ({form.source}), by {loss} with a bounded "
         "Levenberg–Marquardt descent and analytic derivatives; flagged fits were started again from up to 16 shapes "
-        "of a grid. The covariance of the parameters is σ²(JᵀWJ)⁻¹ with σ² from the residuals on n − p degrees of freedom, "
-        "and the dates' standard errors follow by the delta method; intervals use t(n − p).",
+        "of a grid. The covariance of the parameters is σ²(JᵀWJ)⁻¹ with σ² from the residuals on n − p degrees of "
+        "freedom, and the dates' standard errors follow by the delta method; intervals use t(n − p).",
         f"Start and end of season: {DEFINITIONS[results.fit['definition']]}. The peak is where the curve is highest.",
     ]
     if results.drivers:
