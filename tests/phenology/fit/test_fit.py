@@ -24,7 +24,9 @@ def twin(form, t, y, w, start):
         return root * (y - evaluate(form, p, t))
 
     inside = np.clip(start[free], lo[free] + 1e-6, hi[free] - 1e-6)
-    return least_squares(residuals, inside, bounds=(lo[free], hi[free]), x_scale=np.abs(inside) + 0.01, xtol=1e-12, ftol=1e-12)
+    return least_squares(
+        residuals, inside, bounds=(lo[free], hi[free]), x_scale=np.abs(inside) + 0.01, xtol=1e-12, ftol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", CURVES)

@@ -70,7 +70,11 @@ def fit_run(data: str, options: FitOptions, runs: Path, name: str) -> "tuple[Pat
         columns = ColumnConfig()
     else:
         table = read_table(Path(data))
-    series = pack_series(table, columns, problems, SYNTHETIC if site else Path(data).name)
+    try:
+        series = pack_series(table, columns, problems, SYNTHETIC if site else Path(data).name)
+    except ValueError:
+        tell(problems)  # they are the reason
+        raise
     with RunFolder.create(runs, name, "phenology fit", {"data": data, "recipe": name, **to_dict(options)}) as run:
         with progress("fit", len(series), "seasons") as bar:
             found = fit_seasons(

@@ -32,7 +32,7 @@ def raster(
     Examples
     --------
         matryo phenology raster --height 40 --width 60 --chunk 20
-        matryo phenology raster synthetic --height 20 --width 30 --curve beck --robust none --format netcdf
+        matryo phenology raster synthetic --height 20 --width 30 --curve beck --robust none
         matryo phenology raster ndvi.zarr --variable NDVI --cluster tcp://host:8786  # downloads nothing, needs the stack
 
     Parameters
@@ -78,6 +78,8 @@ def write(found: "xr.Dataset", path: Path) -> None:
     if path.suffix == ".zarr":
         found.to_zarr(path, mode="w", zarr_format=3, consolidated=False)
     else:
+        import h5py  # noqa: F401  (h5netcdf writes through it)
+
         found.to_netcdf(path, engine="h5netcdf")
 
 

@@ -65,7 +65,7 @@ def read_daily(
     Raises:
         ValueError: A column is missing, or the table's units are none of the seasons'.
     """
-    need_columns(table, [date, *columns.values()], name)
+    need_columns(table, [date, *columns.values()], name, "name another with --…-column, or leave the driver out")
     by = next((key for key in ("plot", "site") if key in table and key in keys), None)
     dates = column_dates(table, date, name, problems)
     numbers = {ours: column_numbers(table, theirs, name, problems) for ours, theirs in columns.items()}

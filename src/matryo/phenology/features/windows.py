@@ -81,9 +81,10 @@ def note_uncovered(
     keys: "pd.DataFrame", features: "pd.DataFrame", cutoff: int, target: str, problems: Problems
 ) -> None:
     """Note the seasons for which a driver's window has too few days of data."""
-    for name in features:
-        gone = features[name].isna()
-        if gone.any():
+    for table, names in (("soil", ["soil_t"]), ("weather", [name for name in features if name != "soil_t"])):
+        short = [name for name in names if name in features and features[name].isna().any()]
+        if short:
+            gone = features[short].isna().any(axis=1)
             seasons = ", ".join(map(str, dict.fromkeys(keys["season"][gone])))
-            what = f"too few days of data before day {cutoff} for {name} of {target} in {seasons}: rows left out"
-            problems.add("weather" if name != "soil_t" else "soil", what, plots=keys["plot"][gone])
+            what = f"too few days of data before day {cutoff} for {', '.join(short)} of {target} in {seasons}"
+            problems.add(table, f"{what}: these seasons are left out", plots=keys["plot"][gone])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 TIFF = (".tif", ".tiff")
+NETCDF = (".nc", ".nc4", ".h5", ".zarr")
 
 
 def open_raster(path: Path, variable: str | None, chunk: int, dates: Path | None = None) -> "xr.DataArray":
@@ -34,8 +35,12 @@ def open_raster(path: Path, variable: str | None, chunk: int, dates: Path | None
         raise FileNotFoundError(2, "No such file or directory", str(path))
     if path.suffix.lower() in TIFF or (path.is_dir() and path.suffix.lower() != ".zarr"):
         stack = _open_tiff(path, dates)
-    else:
+    elif path.suffix.lower() in NETCDF:
         stack = _open_dataset(path, variable)
+    else:
+        raise ValueError(
+            f"{path} has no known ending; expected one of {', '.join((*NETCDF, *TIFF))}, or a folder of .tif"
+        )
     space = {dim: chunk for dim in stack.dims if dim != "time"}
     return stack.chunk({"time": -1, **space}) if "time" in stack.dims else stack.chunk(space)
 
@@ -44,6 +49,8 @@ def _open_dataset(path: Path, variable: str | None) -> "xr.DataArray":
     import xarray as xr
 
     engine: Any = "zarr" if path.is_dir() else "h5netcdf"
+    if engine == "h5netcdf":
+        import h5py  # noqa: F401  (xarray would not say that it is missing)
     try:
         found = xr.open_dataset(path, engine=engine, chunks={})
     except (OSError, ValueError, KeyError) as error:

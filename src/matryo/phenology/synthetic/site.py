@@ -78,7 +78,7 @@ def _weather(days, years: int, rng: np.random.Generator):
     """Daily weather that all plots share; its spring differs from year to year by N(0, 1.5²) °C."""
     import pandas as pd
 
-    doy, n = days.dayofyear.to_numpy(), len(days)
+    doy, n = days.day_of_year.to_numpy(), len(days)
     year = np.clip(days.year.to_numpy() - FIRST_YEAR, 0, None)
     year = np.where(
         (doy > 270) & (year < years - 1) & (days.year >= FIRST_YEAR), year + 1, year
@@ -113,7 +113,7 @@ def _truth(plots, config: SyntheticConfig, days, air, soil, rng):
 
     rows, plot_days = [], rng.normal(0, 2.0, config.plots)
     plot_peak = rng.normal(0, 0.02, config.plots)
-    doy = days.dayofyear.to_numpy()
+    doy = days.day_of_year.to_numpy()
     acting = (doy >= TRUTH_DAYS[0]) & (doy < TRUTH_DAYS[1])
     normal = air[acting].mean()
     for j in range(config.years):
