@@ -76,7 +76,7 @@ def raster_run(data: str, options: RasterOptions, runs: Path, name: str, kind: s
 def write(found: "xr.Dataset", path: Path) -> None:
     """Write the layers; Zarr takes every block as it is done."""
     if path.suffix == ".zarr":
-        found.to_zarr(path, mode="w", zarr_format=3, consolidated=False)
+        found.to_zarr(path, mode="w", zarr_format=2, consolidated=True)
     else:
         import h5py  # noqa: F401  (h5netcdf writes through it)
 

@@ -81,9 +81,12 @@ def read_daily(
         if missing:
             what = f"nothing for these {by}s: their drivers are missing"
             problems.add(name, what, plots=missing if by == "plot" else ())
-    twice = table.duplicated(["_unit", "_date"], keep="first")
-    if twice.any():
-        problems.add(name, "several rows of one unit and day: averaged", table.index[twice])
+    values = table.groupby(["_unit", "_date"])[list(columns)].transform("nunique")
+    differ = (values > 1).any(
+        axis=1
+    )  # repeats of a site's values for each plot are no problem
+    if differ.any():
+        problems.add(name, "several rows of one unit and day with different values: averaged", table.index[differ])
     return {ours: _spread(table, ours, units, by) for ours in columns}
 
 

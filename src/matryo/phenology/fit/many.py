@@ -132,7 +132,7 @@ def _checked(t: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> tuple[np.nda
     t = np.atleast_2d(np.asarray(t, dtype=np.float64))
     if y.ndim != 2 or t.shape[1] != y.shape[1] or len(t) not in (1, len(y)):
         raise ValueError(f"times {t.shape} and values {y.shape}; expected (m,) or (n, m), and (n, m)")
-    w = np.ones(y.shape) if w is None else np.array(np.broadcast_to(w, y.shape), dtype=np.float64)
+    w = np.ones(y.shape) if w is None else np.array(np.broadcast_to(w, y.shape), dtype=np.float64, order="C")
     if (w < 0).any():
         raise ValueError(f"a weight is {w.min():g}; expected 0 or more")
     missing = ~np.isfinite(y) | ~np.isfinite(w) | ~np.isfinite(np.broadcast_to(t, y.shape))

@@ -52,7 +52,8 @@ def _open_dataset(path: Path, variable: str | None) -> "xr.DataArray":
     if engine == "h5netcdf":
         import h5py  # noqa: F401  (xarray would not say that it is missing)
     try:
-        found = xr.open_dataset(path, engine=engine, chunks={})
+        more = {"consolidated": False} if engine == "zarr" else {}  # works for every store; None would warn at most
+        found = xr.open_dataset(path, engine=engine, chunks={}, **more)
     except (OSError, ValueError, KeyError) as error:
         said = f"{path} cannot be read as {'Zarr' if path.is_dir() else 'NetCDF-4'}: {error}"
         raise ValueError(f"{said}; expected .nc (NetCDF-4), .zarr, .tif or a folder of .tif") from error
