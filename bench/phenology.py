@@ -179,16 +179,80 @@ def studies(n: int = 1000) -> dict[str, float]:
     return {"covered": covered / n, "width/plot means": float(np.mean(width) / np.mean(plain))}
 
 
+ZEIT = """
+import json, sys, time
+import numpy as np
+from zeit import _core
+data = np.load(sys.argv[1])
+def run(y, t, seasons):
+    core = _core.phenology
+    began = time.perf_counter()
+    curve, method = int(core.CurveType.BECK), int(core.ExtractionMethod.DERIVATIVE)
+    out = core.fit_phenology_batch(y, t, curve, method, seasons, n_jobs=1)
+    return time.perf_counter() - began, np.asarray(out)
+run(data["dense"][:20], data["dense_t"], 4)
+seconds, out = run(data["dense"], data["dense_t"], 4)
+_, sparse = run(data["sparse"], data["sparse_t"], 1)
+peaks = np.isfinite(out[18]) & (out[18] > 0)
+found = np.isfinite(sparse[18]) & (sparse[18] > 0)
+print(json.dumps({"seconds": seconds, "seasons": int(peaks.sum()), "sparse": float(found[:, 0].mean())}))
+"""
+"""What runs in zeit's environment: its batch function (version 2.2.0), defaults but for one job and Beck's curve.
+
+Row 18 is the time of the peak, which every fitted season has.
+"""
+
+
+def zeit(python: str, pixels: int = 2000, rounds: int = 3) -> dict[str, float]:
+    """Seconds a season, one thread each, in turn: three 8-daily years a pixel; and sparse years that get a fit at all."""
+    from matryo.phenology.fit import FitConfig, fit_curves
+    from matryo.phenology.season import measure
+
+    rng, year = np.random.default_rng(0), np.arange(1.0, 366.0, 8)
+    p = mixed(3 * pixels, rng)
+    seasons, sparse_t = draw(p, year, rng), np.round(np.linspace(90, 290, 21))
+    sparse, one = draw(mixed(pixels, rng), sparse_t, rng), FitConfig(threads=1)
+    dense_t = np.concatenate([year + 365 * k for k in range(3)])
+    ours, theirs, last = [], [], {}
+
+    def fit(t: np.ndarray, y: np.ndarray):
+        fits = fit_curves(t, y, None, one)
+        return fits, measure(fits.curve, fits.parameters, fits.covariance, WINDOW, 1)
+
+    fit(year, seasons[:10])
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "series.npz"
+        np.savez(place, dense=seasons.reshape(pixels, -1), dense_t=dense_t, sparse=sparse, sparse_t=sparse_t)
+        for _ in range(rounds):
+            began = time.perf_counter()
+            fit(year, seasons)
+            ours.append((time.perf_counter() - began) / len(seasons))
+            done = subprocess.run([python, "-c", ZEIT, str(place)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{done.stderr}\nzeit-cdts is not in {python}: see the top of this file")
+            last = json.loads(done.stdout.strip().splitlines()[-1])
+            theirs.append(last["seconds"] / last["seasons"])
+    fits, found = fit(sparse_t, sparse)
+    dated = np.isfinite(found["sos_der_doy"]) & (fits.flags & 9 == 0)
+    return {
+        "ours_us_per_season": 1e6 * median(ours), "zeit_us_per_found_season": 1e6 * median(theirs),
+        "zeit_us_per_season": 1e6 * median(theirs) * last["seasons"] / len(seasons),
+        "zeit_found_percent": 100 * last["seasons"] / len(seasons),
+        "sparse_fitted_percent": 100 * float(dated.mean()), "sparse_zeit_percent": 100 * last["sparse"],
+    }  # fmt: skip
+
+
 def main() -> None:
     """Print every figure asked for, and write them as JSON beside."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", choices=["speed", "raster", "coverage", "studies", "zeit"])
-    parser.add_argument("--zeit-python", default="")
+    parser.add_argument("--zeit-python", default=sys.executable, help="Python of the environment with zeit-cdts")
     parser.add_argument("--out", type=Path, default=Path("bench/results/phenology.json"))
     options = parser.parse_args()
     found = json.loads(options.out.read_text()) if options.out.exists() else {}
     for name in options.what or ["speed", "raster", "coverage", "studies"]:
-        found[name] = {"cpus": os.cpu_count()} | globals()[name]()
+        given = (options.zeit_python,) if name == "zeit" else ()
+        found[name] = {"cpus": os.cpu_count()} | globals()[name](*given)
         print(name, json.dumps(found[name], indent=1))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
