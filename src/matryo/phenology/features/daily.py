@@ -82,9 +82,7 @@ def read_daily(
             what = f"nothing for these {by}s: their drivers are missing"
             problems.add(name, what, plots=missing if by == "plot" else ())
     values = table.groupby(["_unit", "_date"])[list(columns)].transform("nunique")
-    differ = (values > 1).any(
-        axis=1
-    )  # repeats of a site's values for each plot are no problem
+    differ = (values > 1).any(axis=1)  # repeats of a site's values for each plot are no problem
     if differ.any():
         problems.add(name, "several rows of one unit and day with different values: averaged", table.index[differ])
     return {ours: _spread(table, ours, units, by) for ours in columns}

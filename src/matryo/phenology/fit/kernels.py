@@ -23,6 +23,9 @@ HUBER_AT, BISQUARE_AT = 1.345, 4.685
 ROUNDS = 10
 """Reweightings of a robust fit, at most."""
 
+PEAK_STEP = 4.0
+"""Days between the points at which a curve is looked at for its peak: the steepest limb takes nine days to rise."""
+
 DIP = 0.25
 """A dip between two tops counts as another season when it is deeper than this share of the range of the visits."""
 
@@ -54,14 +57,22 @@ def count_tops(t, y, w) -> int:
 
 @njit(cache=True, fastmath=MATH, nogil=True)
 def peak_is_outside(kind, p, t, w, window_lo, window_hi) -> bool:
-    """Whether the highest point of the curve in the window lies outside the visits, by a day's grid."""
-    used = np.flatnonzero(w > 0.0)
-    top, at = -np.inf, window_lo
-    for k in range(int(window_hi - window_lo) + 1):
-        f = value(kind, p, window_lo + k)
-        if f > top:
-            top, at = f, window_lo + k
-    return at < t[used[0]] or at > t[used[-1]]
+    """Whether the curve is higher somewhere in the window than anywhere between first and last visit, by a grid."""
+    first, last = 0, t.size - 1
+    while w[first] <= 0.0:
+        first += 1
+    while w[last] <= 0.0:
+        last -= 1
+    inside = max(value(kind, p, t[first]), value(kind, p, t[last]))
+    outside = max(value(kind, p, t[first] - 0.5), value(kind, p, t[last] + 0.5))  # still rising at the edge
+    for k in range(int((window_hi - window_lo) / PEAK_STEP) + 1):
+        day = window_lo + k * PEAK_STEP
+        f = value(kind, p, day)
+        if t[first] <= day <= t[last]:
+            inside = max(inside, f)
+        else:
+            outside = max(outside, f)
+    return outside > inside
 
 
 @njit(cache=True, fastmath=MATH, nogil=True)
@@ -136,12 +147,13 @@ def fit_one(kind, loss, t, y, w, lo, hi, steps, p, covariance, facts) -> int:
         return TOO_FEW
     b, v, H, g = np.empty(6), np.empty(t.size), np.empty((n, n)), np.empty(n)
     L, scale, x, free = np.empty((n, n)), np.empty(n), np.empty(n), np.empty(n, np.int64)
+    work = np.empty((n + 2, t.size))
     read_start(t, y, w, b)
     from_beck(kind, b, p)
     cost, arrived = descend_robustly(kind, loss, p, t, y, w, lo, hi, steps, n_free, v)
     bits = bits_of(kind, p, t, w, lo, hi, arrived)
     tops = SEVERAL_SEASONS if count_tops(t, y, w) > 1 else 0
-    normal_equations(kind, p, t, y, v, H, g, x)
+    normal_equations(kind, p, t, y, v, H, g, work)
     inverted = invert(H, free, free_parameters(p, g, lo, hi, free), L, scale, x, covariance)
     facts[3] = 1.0
     if bits or tops or not inverted:
@@ -155,7 +167,7 @@ def fit_one(kind, loss, t, y, w, lo, hi, steps, p, covariance, facts) -> int:
                 cost, arrived = cost_new, arrived_new
                 p[:], v[:] = q, v_new
         bits = bits_of(kind, p, t, w, lo, hi, arrived)
-        normal_equations(kind, p, t, y, v, H, g, x)
+        normal_equations(kind, p, t, y, v, H, g, work)
         inverted = invert(H, free, free_parameters(p, g, lo, hi, free), L, scale, x, covariance)
     facts[0], facts[2] = cost, used - n_free
     facts[1] = error_variance(kind, loss, p, t, y, w, v, n_free, cost)

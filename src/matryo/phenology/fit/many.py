@@ -142,4 +142,4 @@ def _checked(t: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> tuple[np.nda
     if (real[:, 1:] < latest).any():
         row = int(np.flatnonzero((real[:, 1:] < latest).any(axis=1))[0])
         raise ValueError(f"the times of series {row} go backwards; expected ascending days, sort them")
-    return t, y, w
+    return np.where(np.isfinite(t), t, 0.0), y, w  # padding: its weight is 0, its value must only be finite
