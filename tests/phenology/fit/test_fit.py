@@ -69,7 +69,9 @@ def test_padding_missing_values_and_zero_weights_change_nothing():
     plain = fit_curves(t, y, None, ONE)
     wide = np.concatenate([t, [np.nan, np.nan, 300.0]]), np.concatenate([y[0], [9.0, np.nan, np.nan]])[None]
     padded = fit_curves(wide[0], wide[1], np.r_[np.ones(14), 0.0, 0.0, 1.0][None], ONE)
-    np.testing.assert_allclose(plain.parameters, padded.parameters, rtol=1e-10)  # sums of another length round otherwise
+    np.testing.assert_allclose(
+        plain.parameters, padded.parameters, rtol=1e-10
+    )  # sums of another length round otherwise
     np.testing.assert_array_equal(plain.span, padded.span)
 
 
