@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -78,7 +79,7 @@ def write(found: "xr.Dataset", path: Path) -> None:
     if path.suffix == ".zarr":
         found.to_zarr(path, mode="w", zarr_format=2, consolidated=True)
     else:
-        import h5py  # noqa: F401  (h5netcdf writes through it)
+        import_module("h5py")  # h5netcdf writes through it
 
         found.to_netcdf(path, engine="h5netcdf")
 

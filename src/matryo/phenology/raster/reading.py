@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,11 @@ def _open_dataset(path: Path, variable: str | None) -> "xr.DataArray":
 
     engine: Any = "zarr" if path.is_dir() else "h5netcdf"
     if engine == "h5netcdf":
-        import h5py  # noqa: F401  (xarray would not say that it is missing)
+        import_module("h5py")  # xarray would not say in one line that it is missing
     try:
-        more = {"consolidated": False} if engine == "zarr" else {}  # works for every store; None would warn at most
+        more: dict[str, Any] = (
+            {"consolidated": False} if engine == "zarr" else {}
+        )  # works for every store; None would warn at most
         found = xr.open_dataset(path, engine=engine, chunks={}, **more)
     except (OSError, ValueError, KeyError) as error:
         said = f"{path} cannot be read as {'Zarr' if path.is_dir() else 'NetCDF-4'}: {error}"
