@@ -63,23 +63,9 @@ def fit_raster(
     parts = []
     for one in seasons:
         here = year == one
-        january = np.datetime64(f"{one}-01-01", "D")
-        t = (days[here] - january).astype(int) + 1.0
-        arrays = [stack.isel(time=here)] + ([] if weights is None else [weights.isel(time=here)])
-        arrays = [array.chunk(time=-1) if array.chunks is not None else array for array in arrays]
-        parts.append(
-            xr.apply_ufunc(
-                fit_block,
-                *arrays,
-                input_core_dims=[["time"]] * len(arrays),
-                output_core_dims=[["layer"]],
-                kwargs={"t": t, **settings},
-                dask="parallelized",
-                output_dtypes=[np.float64],
-                dask_gufunc_kwargs={"output_sizes": {"layer": len(LAYERS)}},
-                keep_attrs=False,
-            )
-        )
+        t = (days[here] - np.datetime64(f"{one}-01-01", "D")).astype(int) + 1.0
+        arrays = [array.isel(time=here) for array in (stack, weights) if array is not None]
+        parts.append(_apply(arrays, {"t": t, **settings}))
     joined = xr.concat(parts, dim=xr.IndexVariable("season", seasons))
     found = joined.assign_coords(layer=list(LAYERS)).to_dataset("layer")
     for name in ("visits", "flags"):
@@ -89,6 +75,23 @@ def fit_raster(
     found["integral_ndvi_days"].attrs["units"] = "NDVI days"
     found.attrs |= {"curve": config.curve, "robust": config.robust, "definition": definition}
     return found
+
+
+def _apply(arrays: "list[xr.DataArray]", settings: dict[str, Any]) -> "xr.DataArray":
+    """`fit_block` over the dimension time of one season's NDVI, and weights if there are any."""
+    import xarray as xr
+
+    return xr.apply_ufunc(
+        fit_block,
+        *(array.chunk(time=-1) if array.chunks is not None else array for array in arrays),
+        input_core_dims=[["time"]] * len(arrays),
+        output_core_dims=[["layer"]],
+        kwargs=settings,
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {"layer": len(LAYERS)}},
+        keep_attrs=False,
+    )
 
 
 def fit_block(y: np.ndarray, *w: np.ndarray, t: np.ndarray, **settings: Any) -> np.ndarray:
