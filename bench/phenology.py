@@ -207,7 +207,7 @@ Row 18 is the time of the peak, which every fitted season has.
 
 
 def zeit(python: str, pixels: int = 2000, rounds: int = 3) -> dict[str, float]:
-    """CPU seconds a season, one thread each, in turn: three 8-daily years a pixel; and the share of sparse years fitted."""
+    """CPU seconds a season, one thread each, in turn: three 8-daily years a pixel; share of sparse years fitted."""
     from matryo.phenology.fit import FitConfig, fit_curves
     from matryo.phenology.season import measure
 
