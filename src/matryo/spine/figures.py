@@ -22,20 +22,28 @@ def lines(
         for name, (x, y) in series.items():
             axes.plot(x, y, label=name, linewidth=1.4, marker="o" if len(x) < 3 else None)
 
-    return _svg(draw, xlabel, ylabel, logy=logy, legend=len(series) > 1)
+    return svg(draw, xlabel, ylabel, logy=logy, legend=len(series) > 1)
 
 
 def bars(values: Mapping[str, float], ylabel: str, logy: bool = False) -> str:
     """Draw one bar for each name, and return the SVG."""
-    return _svg(lambda axes: axes.bar(list(values), list(values.values()), width=0.6), "", ylabel, logy=logy)
+    return svg(lambda axes: axes.bar(list(values), list(values.values()), width=0.6), "", ylabel, logy=logy)
 
 
 def histogram(values: Sequence[float], xlabel: str, bins: int = 40, logy: bool = False) -> str:
     """Draw how many values fall in each of `bins` equal intervals, and return the SVG."""
-    return _svg(lambda axes: axes.hist(values, bins=bins), xlabel, "count", logy=logy)
+    return svg(lambda axes: axes.hist(values, bins=bins), xlabel, "count", logy=logy)
 
 
-def _svg(draw: Callable[["Axes"], object], xlabel: str, ylabel: str, logy: bool = False, legend: bool = False) -> str:
+def svg(
+    draw: Callable[["Axes"], object],
+    xlabel: str,
+    ylabel: str,
+    logy: bool = False,
+    legend: bool = False,
+    size=(6.4, 3.2),
+) -> str:
+    """Let `draw` draw on axes of a size in inches, or divide `axes.figure` after `axes.remove()`; return the SVG."""
     import matplotlib as mpl
     from cycler import cycler
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -52,11 +60,11 @@ def _svg(draw: Callable[["Axes"], object], xlabel: str, ylabel: str, logy: bool 
     }
     style |= {"axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()
         draw(axes)
-        axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
+        axes.set(xlabel=xlabel, ylabel=ylabel, **({"yscale": "log"} if logy else {}))  # "linear" would undo named ticks
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         axes.set_axisbelow(True)
         if legend:
