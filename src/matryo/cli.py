@@ -28,7 +28,10 @@ GLOBAL_FLAGS = {
     "--quiet": "Results and errors only, no progress.",
     "--json": "Progress and results as JSON, one object a line.",
 }
-ROOMS = {"sae": "Sparse autoencoders on a language model's activations."}
+ROOMS = {
+    "sae": "Sparse autoencoders on a language model's activations.",
+    "empathy": "Empathic DQN, its gridworlds, and what side effects its agents have.",
+}
 
 _EPILOGUE = "Every command also takes:\n" + "\n".join(f"  {f:15}{line}" for f, line in GLOBAL_FLAGS.items())
 _config_file: Path | None = None  # of --config; set by `prepare` for the command that follows

@@ -22,20 +22,21 @@ def lines(
         for name, (x, y) in series.items():
             axes.plot(x, y, label=name, linewidth=1.4, marker="o" if len(x) < 3 else None)
 
-    return _svg(draw, xlabel, ylabel, logy=logy, legend=len(series) > 1)
+    return svg(draw, xlabel, ylabel, logy=logy, legend=len(series) > 1)
 
 
 def bars(values: Mapping[str, float], ylabel: str, logy: bool = False) -> str:
     """Draw one bar for each name, and return the SVG."""
-    return _svg(lambda axes: axes.bar(list(values), list(values.values()), width=0.6), "", ylabel, logy=logy)
+    return svg(lambda axes: axes.bar(list(values), list(values.values()), width=0.6), "", ylabel, logy=logy)
 
 
 def histogram(values: Sequence[float], xlabel: str, bins: int = 40, logy: bool = False) -> str:
     """Draw how many values fall in each of `bins` equal intervals, and return the SVG."""
-    return _svg(lambda axes: axes.hist(values, bins=bins), xlabel, "count", logy=logy)
+    return svg(lambda axes: axes.hist(values, bins=bins), xlabel, "count", logy=logy)
 
 
-def _svg(draw: Callable[["Axes"], object], xlabel: str, ylabel: str, logy: bool = False, legend: bool = False) -> str:
+def svg(draw: Callable[["Axes"], object], xlabel: str, ylabel: str, logy: bool = False, legend: bool = False) -> str:
+    """Draw on matplotlib's axes and return the SVG."""
     import matplotlib as mpl
     from cycler import cycler
     from matplotlib.backends.backend_svg import FigureCanvasSVG
