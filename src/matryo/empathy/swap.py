@@ -11,8 +11,8 @@ AGGREGATIONS = ("closest", "mean", "minimum")
 def exchange(views: np.ndarray, other: int = 0) -> np.ndarray:
     """Give the learner's seat to another agent and that agent's to the learner: (…, A, planes, 5, 5), same shape.
 
-    Applied twice it changes nothing. Every view draws the same board about another cell and all agents alike, so that no
-    identity has to be relabelled.
+    Applied twice it changes nothing. Every view draws the same board about another cell and all agents alike, so that
+    no identity has to be relabelled.
 
     Args:
         views: The views of all agents, the learner's first.
@@ -29,8 +29,9 @@ def exchange(views: np.ndarray, other: int = 0) -> np.ndarray:
 def share(counted: np.ndarray, distance: np.ndarray, how: Aggregation) -> np.ndarray:
     """How much each other's value weighs in the aggregate: (…, others), from masks and distances of the same shape.
 
-    closest: 1 for the closest of those that count (the first of several), and 0 if none does. mean and minimum: 1/others
-    and 1 for those that count; for the minimum these are factors, see `aggregate`. Those that do not count stand for 0.
+    closest: 1 for the closest of those that count (the first of several), and 0 if none does. mean and minimum:
+    1/others and 1 for those that count; for the minimum these are factors, see `aggregate`. Those that do not count
+    stand for 0.
     """
     if how == "closest":
         far = np.where(counted, distance, np.inf)

@@ -1,4 +1,4 @@
-"""The ensemble against the paper's equations written once more, one network at a time, with autograd and torch's Adam."""
+"""The ensemble against the paper's equations written once more: one network at a time, autograd, torch's Adam."""
 
 import copy
 
@@ -197,9 +197,9 @@ def test_exploration_is_uniform_at_the_given_rate():
     actions = np.stack([ensemble.select_action(obs, 0.4) for _ in range(200)])
     off = (actions != greedy).mean()
     assert off == pytest.approx(0.4 * 4 / 5, abs=4 * np.sqrt(0.32 * 0.68 / actions.size))
-    assert ensemble.config.epsilon(0) == 1.0
-    assert ensemble.config.epsilon(50_000) == pytest.approx(0.505)
-    assert ensemble.config.epsilon(10**6) == pytest.approx(0.01)
+    assert ensemble.config.epsilon_at(0) == 1.0
+    assert ensemble.config.epsilon_at(50_000) == pytest.approx(0.505)
+    assert ensemble.config.epsilon_at(10**6) == pytest.approx(0.01)
 
 
 def test_initial_weights_are_xavier_uniform_and_seeded():

@@ -9,7 +9,7 @@ import pytest
 from matryo.empathy.envs import Sharing, make_rules
 
 sys.path.insert(0, str(Path(__file__).parent))
-import twins  # noqa: E402  # pyright: ignore[reportMissingImports]
+import twins  # pyright: ignore[reportMissingImports]
 
 DOWN, UP, RIGHT, LEFT, STAY = range(5)
 FIRST, SECOND = np.array([[0.2]]), np.array([[0.7]])

@@ -28,7 +28,8 @@ class AttainableUtilities:
     The ten share one network with 10 · 5 outputs, where the paper has tables. Random rewards are functions of what is
     seen, so that they generalise over views.
 
-    Reference: Turner, Hadfield-Menell, Tadepalli, "Conservative Agency via Attainable Utility Preservation" (AIES 2020).
+    Reference: Turner, Hadfield-Menell, Tadepalli, "Conservative Agency via Attainable Utility Preservation" (AIES
+    2020).
     """
 
     def __init__(self, where: list[int], members: Sequence[MemberConfig], cells: int, config: LearnConfig) -> None:

@@ -99,6 +99,6 @@ class LearnConfig:
         if self.prefill < self.batch_size:
             raise ValueError(f"prefill is {self.prefill}; expected at least one batch, {self.batch_size}")
 
-    def epsilon(self, step: int) -> float:
+    def epsilon_at(self, step: int) -> float:
         """ε at a step: linear from 1 to `epsilon_end`, then constant."""
         return 1 + (self.epsilon_end - 1) * min(step / self.epsilon_steps, 1.0)

@@ -31,9 +31,9 @@ class EmpathicDQN:
         v_other = γ Σ_k share_k max_a Q_T(s'_k, a)        (minimum: min_k)
         y_emp   = β y_self + (1 − β) v_other
 
-    Q and Q_emp each take one Adam step on the mean of (y − Q(s, a))². Actions are ε-greedy on Q_emp. Q_T is copied before
-    the first update and every `target_every` updates. share_k is 1 for the closest other, and by the corrected rules 0
-    where it is dead or the game is over. Members that are not empathic have another r or another v_other:
+    Q and Q_emp each take one Adam step on the mean of (y − Q(s, a))². Actions are ε-greedy on Q_emp. Q_T is copied
+    before the first update and every `target_every` updates. share_k is 1 for the closest other, and by the corrected
+    rules 0 where it is dead or the game is over. Members that are not empathic have another r or another v_other:
 
         dqn             β = 1
         kill_penalty    r − strength · kills, β = 1
@@ -88,7 +88,7 @@ class EmpathicDQN:
         Raises:
             ValueError: The views have another shape.
         """
-        epsilon = self.config.epsilon(self.t) if epsilon is None else epsilon
+        epsilon = self.config.epsilon_at(self.t) if epsilon is None else epsilon
         if epsilon >= 1:
             self._check(obs)
             greedy = np.zeros(obs.shape[:-3], dtype=np.int64)
@@ -113,6 +113,26 @@ class EmpathicDQN:
         expected = (len(self.members), *self.view)
         if obs.ndim not in (4, 5) or (len(obs), *obs.shape[-3:]) != expected or obs.dtype != np.uint8:
             raise ValueError(f"obs is {obs.dtype} {obs.shape}; expected uint8 {expected}: one view of each member")
+
+    def alone(self, member: int) -> EmpathicDQN:
+        """One member by itself, with its weights of now."""
+        made = EmpathicDQN([self.members[member]], self.view[0], self.others, self.config)
+        made.flat.copy_(self.flat[member :: len(self.members)])
+        return made
+
+    def hidden(self, obs: np.ndarray, layer: int = 2, net: str = "q_emp") -> np.ndarray:
+        """A hidden layer after ReLU, (M, …, hidden), of views (M, …, planes, 5, 5).
+
+        Args:
+            obs: What each member sees.
+            layer: 1 or 2.
+            net: q, q_emp or q_target.
+        """
+        self._check(obs)
+        if layer not in (1, 2) or net not in ("q", "q_emp", "q_target"):
+            raise ValueError(f"layer {layer} of {net!r}; expected layer 1 or 2 of q, q_emp or q_target")
+        x = scaled(obs.reshape(len(self.members), -1, int(np.prod(self.view))))
+        return getattr(self, net).forward(x)[layer].numpy().reshape(*obs.shape[:-3], self.config.hidden)
 
     def targets(self, batch: Transitions) -> tuple[np.ndarray, np.ndarray]:
         """y_self and y_emp, (M, B) each."""

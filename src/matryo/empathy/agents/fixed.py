@@ -35,15 +35,16 @@ class RandomAgent:
 class HarmlessAgent:
     """Coexistence without killing and without dying, with probability 1.
 
-    A weapon reaches one step. If after staying no other it sees could come closer than two steps, it stays; else it takes
-    the move after which the closest they could come is farthest. With one other on a torus of 7 or more, two steps are
-    kept for ever: from two steps away one can go to three, and from three or unseen the other needs a step to come to two.
+    A weapon reaches one step. If after staying no other it sees could come closer than two steps, it stays; else it
+    takes the move after which the closest they could come is farthest. With one other on a torus of 7 or more, two
+    steps are kept for ever: from two steps away one can go to three, and from three or unseen the other needs a step
+    to come to two.
     """
 
     def __init__(self) -> None:
         middle = WINDOW // 2
         self.nearest = np.empty((WINDOW * WINDOW, N_ACTIONS))
-        "(25, actions) the fewest steps an other in that cell of the view can be away after my action and any of its own"
+        "(25, actions) how near an other in that cell of the view can be after my action and any of its own, in steps"
         for cell, action in itertools.product(range(WINDOW * WINDOW), range(N_ACTIONS)):
             row, column = divmod(cell, WINDOW)
             then = np.array([row - middle, column - middle]) + MOVES - MOVES[action]

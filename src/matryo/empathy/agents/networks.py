@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -15,8 +16,8 @@ ALIGN = 16
 class StackedMLP:
     """M networks q = W₃ᵀ relu(W₂ᵀ relu(W₁ᵀ x + b₁) + b₂) + b₃, gradients by hand.
 
-    One flat tensor (M, numbers) holds all weights of all members, aligned; the layers are views of it. What comes out for
-    a member does not depend on how many others are computed beside it, to the last bit.
+    One flat tensor (M, numbers) holds all weights of all members, aligned; the layers are views of it. What comes out
+    for a member does not depend on how many others are computed beside it, to the last bit.
     """
 
     def __init__(self, flat: Tensor, sizes: tuple[int, ...]) -> None:
@@ -26,7 +27,7 @@ class StackedMLP:
     @staticmethod
     def numbers(sizes: tuple[int, ...]) -> int:
         """How many floats a member takes, padding included."""
-        return sum(_aligned(a * b) + _aligned(b) for a, b in zip(sizes, sizes[1:], strict=False))
+        return sum(_aligned(a * b) + _aligned(b) for a, b in itertools.pairwise(sizes))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Q values (M, rows, actions) of inputs (M, rows, d)."""
@@ -67,7 +68,7 @@ class Adam:
     def descend(self, gradient: Tensor) -> None:
         """Take one step."""
         self.step += 1
-        torch._fused_adam_(
+        torch.ops.aten._fused_adam_(
             [self.flat],
             [gradient],
             [self.m],
@@ -99,7 +100,7 @@ def draw_weights(draws: np.ndarray, sizes: tuple[int, ...]) -> Tensor:
     """Xavier-uniform weights and zero biases, (M, numbers), from uniform numbers of the same shape."""
     flat = torch.from_numpy(draws).float()
     weights, biases = _views(flat, sizes)
-    for weight, bias, a, b in zip(weights, biases, sizes, sizes[1:], strict=False):
+    for weight, bias, (a, b) in zip(weights, biases, itertools.pairwise(sizes), strict=True):
         weight.mul_(2).sub_(1).mul_(math.sqrt(6 / (a + b)))
         bias.zero_()
     return flat
@@ -111,7 +112,7 @@ def _aligned(count: int) -> int:
 
 def _views(flat: Tensor, sizes: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
     weights, biases, at = [], [], 0
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         weights.append(flat[:, at : at + a * b].view(-1, a, b))
         at += _aligned(a * b)
         biases.append(flat[:, at : at + b].unsqueeze(1))

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from matryo.empathy.commands.evaluate import as_text, evaluate_run, training_runs
 from matryo.empathy.commands.options import EvaluateOptions, SweepOptions, TrainOptions, part
@@ -43,14 +43,15 @@ def demo(
         Folder of the runs.
     """
     began, evaluated = time.monotonic(), []
-    values = recipe("demo")
+    values: dict[str, Any] = recipe("demo")
     if steps is not None:
         values |= {"steps": steps, "epsilon_steps": max(1, steps * 6 // 10), "prefill": max(32, min(2000, steps))}
         values |= {"log_every": max(1, steps // 20), "evaluate_every": max(1, steps // 10)}
     if seeds is not None:
         values["seeds"] = seeds
     for world in ("coexistence", "sharing") if env == "both" else (env,):
-        options = SweepOptions(**(values | {"env": world}))
+        chosen: dict[str, Any] = {**values, "env": world}
+        options = SweepOptions(**chosen)
         trained, finished = train_run(part(options, TrainOptions), runs, f"demo-{world}-train")
         assert finished
         path, measured = evaluate_run([trained], part(options, EvaluateOptions), runs, f"demo-{world}-evaluate")

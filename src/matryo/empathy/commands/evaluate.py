@@ -115,8 +115,7 @@ def _measure(
     fixed: dict[str, Any] = {"random": RandomAgent(options.eval_seed)}
     if not world.has_coins:
         fixed["harmless"] = HarmlessAgent()
-    limit = world.limit * (len(finished) + len(fixed))
-    with progress(f"episodes at ε = {epsilon:g}", limit, "steps") as bar:
+    with progress(f"episodes at ε = {epsilon:g}", None, "steps") as bar:
         for run in finished:
             agent = load_agent(run.path / run.outputs["agents"])
             members += [(member.group, member.seed) for member in agent.members]

@@ -89,8 +89,6 @@ def record_games(
     trained: FinishedRun, member: Sequence[str] = (), game: int = 0, epsilon: float = 0.0, steps: int | None = None
 ) -> "list[Recording]":
     """One game of each member asked for."""
-    import numpy as np
-
     from matryo.empathy.agents import load_agent
     from matryo.empathy.evaluate import record
 
@@ -101,15 +99,10 @@ def record_games(
     for name in chosen:
         if name not in names:
             raise unknown("member", name, names)
-        m = names.index(name)
-
-        def values(view: Any, m: int = m) -> Any:
-            q, q_emp, _ = agent.values(np.repeat(view[None], len(names), axis=0))
-            return q[m], q_emp[m]
-
-        one = agent.members[m]
+        alone = agent.alone(names.index(name))
+        one = alone.members[0]
         beta = one.selfishness if one.agent in ("empathic", "own_value") else 1.0
-        recordings.append(record(world, name, values, beta, game, epsilon, steps))
+        recordings.append(record(world, name, lambda view, a=alone: a.values(view)[:2], beta, game, epsilon, steps))
     return recordings
 
 

@@ -8,6 +8,8 @@ COMMANDS = {
     "replay": "Show trained agents at play: GIF and HTML player.",
     "report": "Write one page of evaluations.",
     "sweep": "Train a grid of agents and seeds, measure it, and write the report.",
+    "exact": "Compute what policies come to in Coexistence, without sampling.",
+    "activations": "Write a Q-network's hidden activations for `matryo sae train`.",
     "demo": "Do the whole job at once on both gridworlds: a small sweep, replays, a report.",
     "recipes": "List the named configs, or show one.",
 }

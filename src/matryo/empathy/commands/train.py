@@ -88,7 +88,7 @@ def train_run(
             def on_log(step: int, numbers: dict[str, float]) -> None:
                 if options.evaluate_every and (step % options.evaluate_every == 0 or step == config.steps):
                     numbers |= _greedy(world, agent, options)
-                run.log(step=step, epsilon=config.epsilon(step), **numbers)
+                run.log(step=step, epsilon=config.epsilon_at(step), **numbers)
 
             def on_step(n: int) -> None:
                 bar.advance(n)

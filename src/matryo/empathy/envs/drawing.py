@@ -16,8 +16,8 @@ LEARNER, OTHERS, DEAD = (47, 126, 216), (224, 118, 26), (176, 180, 186)
 def draw_game(world: World, state: State, game: int = 0, cell: int = CELL) -> np.ndarray:
     """Draw one game of a batch: (height, width, 3) uint8.
 
-    What the learner sees is tinted. The learner is blue, others are orange, the dead grey; a number is the coins held, a
-    bar at an agent's lower and right edge its weapon.
+    What the learner sees is tinted. The learner is blue, others are orange, the dead grey; a number is the coins
+    held, a bar at an agent's lower and right edge its weapon.
     """
     from PIL import Image, ImageDraw
 
@@ -65,7 +65,7 @@ def print_game(world: World, state: State, game: int = 0, to_terminal: bool = Tr
     cells = state.cells[game]
     for agent in reversed(range(world.agents)):
         mark = ("L" if agent == 0 else str(agent % 10)) if state.alive[game, agent] else "x"
-        taken = board[cells[agent]] not in ".ox"
+        taken = str(board[cells[agent]]) not in ".ox"
         board[cells[agent]] = "*" if taken and mark != "x" else board[cells[agent]] if taken else mark
     lines = [" ".join(row) for row in board.reshape(size, size)]
     lines.append(f"step {int(state.step[game])}" + (f"  coins {state.held[game].tolist()}" if world.has_coins else ""))

@@ -19,8 +19,8 @@ from matryo.spine.errors import unknown
 class GridworldParallelEnv(ParallelEnv):
     """The agents are "learner", "other_0", "other_1" …; each sees its own view and gets its own reward.
 
-    An other that is killed is terminated. When the learner dies, or the last coin is gone, all are; at the time limit all
-    are truncated. `infos[agent]["scripted_action"]` is what the world's script would have an other do next.
+    An other that is killed is terminated. When the learner dies, or the last coin is gone, all are; at the time limit
+    all are truncated. `infos[agent]["scripted_action"]` is what the world's script would have an other do next.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - PettingZoo's way
@@ -48,11 +48,11 @@ class GridworldParallelEnv(ParallelEnv):
         self.np_random, _ = seeding.np_random()
         self.game: State | None = None
 
-    def observation_space(self, agent: str) -> spaces.Box:
+    def observation_space(self, agent: str) -> spaces.Space:
         """What an agent sees."""
         return self.observation_spaces[agent]
 
-    def action_space(self, agent: str) -> spaces.Discrete:
+    def action_space(self, agent: str) -> spaces.Space:
         """What it can do."""
         return self.action_spaces[agent]
 

@@ -14,7 +14,8 @@ WINDOW = 5
 class RulesConfig:
     """Size, time limit and quirks; the defaults are the corrected rules.
 
-    Reference: Bussmann, Heinerman, Lehman, "Towards Empathic Deep Q-Learning" (2019), by the authors' code of 2019-06-19.
+    Reference: Bussmann, Heinerman, Lehman, "Towards Empathic Deep Q-Learning" (2019), by the authors' code of
+    2019-06-19.
     """
 
     size: int = 7
@@ -40,7 +41,7 @@ class RulesConfig:
     time_limit_terminates: bool = False
     "The time limit counts as a terminal state: no bootstrap from it."
     separate_planes: bool = True
-    "Coins and agents on planes of their own; agents on one cell add up. Else one plane: coin 255, the other drawn last."
+    "Coins and agents on planes of their own; agents on one cell add up. Else one: coin 255, other drawn last."
     distance_wraps: bool = True
     "The closest other is the closest on the torus; else by raw coordinates."
     equality_bonus: bool = False

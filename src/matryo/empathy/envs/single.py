@@ -46,14 +46,14 @@ def describe(world: World, state: State, outcome: Outcome | None = None) -> dict
         "other_counts": world.counted(outcome) if outcome else state.alive[:, 1:] | world.rules.dead_other_counts,
         "other_distance": world.distances(state),
         "other_reward": outcome.other_reward.copy() if outcome else np.zeros((n, others)),
-        "got_killed": outcome.got_killed.copy() if outcome else quiet.any(1),
+        "got_killed": outcome.got_killed.copy() if outcome else np.zeros(n, dtype=bool),
         "num_killed": (outcome.killed if outcome else quiet).sum(1),
         "coins": state.held.copy(),
         "equality": world.equality(state),
     }
 
 
-class GridworldEnv(gymnasium.Env[np.ndarray, int]):
+class GridworldEnv(gymnasium.Env[np.ndarray, np.int64]):
     """One game: the learner acts, the others follow their script.
 
     The observation is the learner's view, (planes, 5, 5) uint8; `info` has the others' views and masks, see `describe`.
@@ -87,7 +87,7 @@ class GridworldEnv(gymnasium.Env[np.ndarray, int]):
         self.state = self.world.start(self.np_random.random((1, self.world.start_draws)))
         return self._told(None, 0)
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Act; everyone moves."""
         if self.state is None:
             raise gymnasium.error.ResetNeeded("no game is on: call reset() first")

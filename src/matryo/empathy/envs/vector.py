@@ -25,7 +25,8 @@ class GridworldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.n
     others' views under "other_obs". Autoreset is declared in `metadata["autoreset_mode"]`:
 
     * SAME_STEP (default): a game that ends begins anew in the same step; its last view is in `infos["final_obs"]`, what
-      else was so in `infos["final_info"]`, rows of other games being zero, and `infos["_final_obs"]` marks whose they are.
+      else was so in `infos["final_info"]`, rows of other games being zero, and `infos["_final_obs"]` marks whose they
+      are.
     * NEXT_STEP: it begins anew with the next step, whose action is passed over and whose reward is 0.
     * DISABLED: it is begun anew by `reset(options={"reset_mask": mask})`.
     """

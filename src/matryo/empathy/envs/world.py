@@ -59,8 +59,8 @@ class Outcome:
 class World(ABC):
     """The rules of one gridworld, as pure functions of batches of states.
 
-    A world says how a game starts (`start`), what the others do (`script`) and what a joint action leads to (`advance`);
-    everything else is here. All three are deterministic but for the uniform numbers they are given.
+    A world says how a game starts (`start`), what the others do (`script`) and what a joint action leads to
+    (`advance`); everything else is here. All three are deterministic but for the uniform numbers they are given.
     """
 
     name: ClassVar[str]
@@ -148,7 +148,7 @@ class World(ABC):
 
         names = ("step", "cells", "alive", "shown", "held", "coins")
         own = {key: replaced(old, fresh.own[key]) for key, old in state.own.items()}
-        return State(*(replaced(getattr(state, name), getattr(fresh, name)) for name in names), own)
+        return State(**{name: replaced(getattr(state, name), getattr(fresh, name)) for name in names}, own=own)
 
     def views(self, state: State) -> np.ndarray:
         """What each agent sees, itself in the middle: (n, A, planes, 5, 5) uint8; zeros for the dead.
@@ -188,12 +188,12 @@ class World(ABC):
         return self.apart[state.cells[:, :1], state.cells[:, 1:]]
 
     def counted(self, outcome: Outcome) -> np.ndarray:
-        """Whose value counts as the other's after a step, (n, others): by the rules not the dead's, nor after the end."""
+        """Whose value counts as the other's after a step, (n, others): not the dead's, nor after the end."""
         counted = outcome.state.alive[:, 1:] | self.rules.dead_other_counts
         return counted & (~outcome.terminated | self.rules.final_other_counts)[:, None]
 
     def equality(self, state: State) -> np.ndarray:
-        """How evenly coins were shared, 2·min(R, R′)/(R + R′) with R′ the others' mean return, (n,); 1 with no coins."""
+        """How evenly coins were shared, 2·min(R, R′)/(R + R′), R′ the others' mean return: (n,); 1 with no coins."""
         mine, theirs = self.returns(state.held[:, 0]), self.returns(state.held[:, 1:]).mean(1)
         total = mine + theirs
         return np.where(total > 0, 2 * np.minimum(mine, theirs) / np.where(total > 0, total, 1), 1.0)
@@ -208,7 +208,7 @@ def check_actions(actions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     given = np.asarray(actions)
     if given.shape != shape or not np.issubdtype(given.dtype, np.integer):
         raise ValueError(f"actions have shape {given.shape} and type {given.dtype}; expected whole numbers, {shape}")
-    if given.size and not (0 <= given.min() and given.max() < N_ACTIONS):
+    if given.size and not (given.min() >= 0 and given.max() < N_ACTIONS):
         wrong = given[(given < 0) | (given >= N_ACTIONS)].flat[0]
         raise ValueError(f"action is {wrong}; expected 0 to {N_ACTIONS - 1}")
     return given

@@ -1,6 +1,7 @@
 from .aliased import learn_tables
 from .chain import CoexistenceChain, ExactOutcome
 from .episodes import Episodes, Policy, play
+from .hidden import collect_hidden
 from .intervals import (
     Interval,
     cumulative_incidence,
@@ -15,17 +16,17 @@ from .summary import METRICS, Comparison, Group, compare, summarise
 
 __all__ = [
     "METRICS",
-    "Comparison",
-    "Group",
-    "compare",
-    "summarise",
     "CoexistenceChain",
+    "Comparison",
     "Episodes",
-    "Frame",
     "ExactOutcome",
+    "Frame",
+    "Group",
     "Interval",
     "Policy",
     "Recording",
+    "collect_hidden",
+    "compare",
     "cumulative_incidence",
     "estimate",
     "interquartile_mean",
@@ -35,4 +36,5 @@ __all__ = [
     "play",
     "probability_of_improvement",
     "record",
+    "summarise",
 ]

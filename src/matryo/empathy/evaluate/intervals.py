@@ -85,8 +85,8 @@ def _interval(value: np.ndarray, drawn: np.ndarray) -> Interval:
 def cumulative_incidence(at: np.ndarray, horizon: int) -> np.ndarray:
     """Share of episodes with the event at or before each step 0 … horizon; `at` is its step, 0 where it never came.
 
-    With competing risks and no censoring before the horizon this is the Aalen–Johansen estimate: an episode in which the
-    learner dies first counts as one in which the event never comes, not as one that is yet to have it.
+    With competing risks and no censoring before the horizon this is the Aalen–Johansen estimate: an episode in which
+    the learner dies first counts as one in which the event never comes, not as one that is yet to have it.
     """
     steps = at[at > 0].astype(int)
     return np.cumsum(np.bincount(steps[steps <= horizon], minlength=horizon + 1)) / at.size

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from matryo.empathy.envs import Coexistence, RulesConfig, World, make_rules
-from matryo.empathy.evaluate import Comparison, CoexistenceChain, Episodes, Group, Recording
+from matryo.empathy.evaluate import CoexistenceChain, Comparison, Episodes, Group, Recording
 from matryo.empathy.report.player import player_fragment
 from matryo.empathy.report.plots import draw_coins, draw_curves, draw_groups, draw_incidence, label
 from matryo.spine import report
@@ -91,10 +91,7 @@ def _measurements(page: report.Report, one: Findings, where: str) -> None:
         for m in ([main, "steps"] if main != "equality" else [main])
     ]  # fmt: skip
     if one.world.has_coins:
-        figures.append(
-            report.figure(draw_coins(groups), "Both agents' coins; on the dashed line all are taken, on the dotted one both "
-                          "have as many.")
-        )  # fmt: skip
+        figures.append(report.figure(draw_coins(groups), COINS))
     else:
         figures.append(report.figure(_risks(one, groups), RISKS))
     page.section(f"{where}measurements".capitalize(), *one.about, _rules(one.world.rules), *tables, *figures)
@@ -103,14 +100,20 @@ def _measurements(page: report.Report, one: Findings, where: str) -> None:
 
 
 RISKS = (
-    "Cumulative incidence over all seeds' episodes: the share in which by that step the other had been killed (solid) and in "
-    "which the learner had died (dashed). An early death is a competing risk: it leaves no time to kill, so that few kills "
-    "alone are no sign of care."
+    "Cumulative incidence over all seeds' episodes: the share in which by that step the other had been killed "
+    "(solid) and in which the learner had died (dashed). An early death is a competing risk: it leaves no time to "
+    "kill, so that few kills alone are no sign of care."
 )
 DIFFERENCES = (
-    "Baseline minus group, seed by seed, with a 95 % bootstrap interval over the paired seeds; and the probability that a "
-    "run of the group does less harm (or shares better) than one of the baseline."
+    "Baseline minus group, seed by seed, with a 95 % bootstrap interval over the paired seeds; and the probability "
+    "that a run of the group does less harm (or shares better) than one of the baseline."
 )
+EXACT = (
+    "Computed, not sampled: Coexistence as a Markov chain over all positions of both agents. “Full state” is the same "
+    "rule, β Q + (1 − β)·(value of the other's seat), by value iteration with both positions known, where the agent of "
+    "the paper sees five cells across."
+)
+COINS = "Both agents' coins; on the dashed line all are taken, on the dotted one both have as many."
 
 
 def _table(groups: dict[str, Group], epsilon: float, metrics: list[str]) -> Any:
@@ -157,6 +160,8 @@ def _comparisons(one: Findings, main: str) -> Any:
 def _risks(one: Findings, groups: Sequence[Group]) -> str:
     events = {}
     for group in groups:
+        if group.name in FIXED:
+            continue
         mine = [e for (name, _), e in one.episodes.items() if name == group.name]
         kill = np.concatenate([e.kill_step for e in mine])
         death = np.concatenate([e.steps * (e.got_killed > 0) for e in mine])
@@ -178,7 +183,9 @@ def _training(one: Findings) -> list[Any]:
     ]  # fmt: skip
     if one.curves.get("loss_emp"):
         drawn.append(
-            report.figure(draw_curves(one.curves["loss_emp"], "mean squared error"), "Q_emp's loss before each update.")
+            report.figure(
+                draw_curves(one.curves["loss_emp"], "mean squared error", logy=True), "Q_emp's loss before each update."
+            )
         )
     return drawn
 
@@ -195,8 +202,6 @@ def _exact(world: Coexistence) -> list[Any]:
         out = chain.outcome(policy)
         rows.append([name, round(out.steps, 1), round(out.killed, 4), round(out.got_killed, 4)])
     return [
-        "Computed, not sampled: Coexistence as a Markov chain over all positions of both agents. “Full state” is the same "
-        "rule, β Q + (1 − β)·(value of the other's seat), by value iteration with both positions known, where the agent of "
-        "the paper sees five cells across.",
+        EXACT,
         report.table(["policy", "steps", "kills", "died"], rows),
     ]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from markupsafe import Markup
 
 from matryo.empathy.evaluate import Recording
@@ -22,23 +22,17 @@ _HERE = Path(__file__).parent
 def player_fragment(recordings: Sequence[Recording]) -> Markup:
     """A player of games side by side, to be set into a page: markup, style and script in one."""
     data = json.dumps([_plain(recording) for recording in recordings], separators=(",", ":")).replace("<", "\\u003c")
-    env = Environment(autoescape=True)
-    template = env.from_string((_HERE / "player.html").read_text(encoding="utf-8"))
-    script = (_HERE / "player.js").read_text(encoding="utf-8")
-    return Markup(template.render(id=f"player{next(_count)}", data=Markup(data), script=Markup(script)))
+    script = Markup((_HERE / "player.js").read_text(encoding="utf-8"))
+    return Markup(_template("player.html").render(id=f"player{next(_count)}", data=Markup(data), script=script))
 
 
 def write_player(recordings: Sequence[Recording], path: Path, title: str) -> None:
     """Write a page that holds nothing but the player."""
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        "<title>{0}</title><style>:root{{--ink:#1d2126;--paper:#fff;--soft:#5b6570;--line:#dfe3e8}}"
-        "@media(prefers-color-scheme:dark){{:root{{--ink:#e3e6ea;--paper:#16191d;--soft:#9aa4af;--line:#343a42}}}}"
-        "body{{margin:1.5rem auto;padding:0 1rem;max-width:75rem;background:var(--paper);color:var(--ink);"
-        'font:16px/1.5 system-ui,"Segoe UI",sans-serif}}h1{{font-size:1.3rem}}</style></head><body><h1>{0}</h1>\n{1}\n</body></html>\n'
-    )
-    write_text(path, str(Markup(page).format(title, player_fragment(recordings))))
+    write_text(path, _template("page.html").render(title=title, player=player_fragment(recordings)))
+
+
+def _template(name: str) -> Template:
+    return Environment(autoescape=True).from_string((_HERE / name).read_text(encoding="utf-8"))
 
 
 def _plain(recording: Recording) -> dict[str, Any]:

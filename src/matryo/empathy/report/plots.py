@@ -34,9 +34,7 @@ def draw_groups(groups: Sequence[Group], metric: str, ylabel: str) -> str:
     return svg(draw, "", ylabel)
 
 
-def draw_curves(
-    curves: Mapping[str, tuple[Sequence[float], np.ndarray]], ylabel: str, xlabel: str = "training step"
-) -> str:
+def draw_curves(curves: Mapping[str, tuple[Sequence[float], np.ndarray]], ylabel: str, logy: bool = False) -> str:
     """Named curves over steps, (points, seeds) each: the interquartile mean, every seed faintly behind it."""
 
     def draw(axes: Axes) -> None:
@@ -47,22 +45,22 @@ def draw_curves(
             middle = ordered[:, cut : values.shape[1] - cut].mean(1)
             axes.plot(steps, middle, color=colour, linewidth=1.8, label=label(name))
 
-    return svg(draw, xlabel, ylabel, legend=len(curves) > 1)
+    return svg(draw, "training step", ylabel, logy=logy, legend=len(curves) > 1)
 
 
 def draw_incidence(events: Mapping[str, Mapping[str, np.ndarray]], horizon: int) -> str:
-    """Share of episodes with an event by each step: solid the first line of each group, dashed the second."""
+    """Share of episodes with an event by each step, two events of each group: the first solid, the second dashed."""
 
     def draw(axes: Axes) -> None:
         for i, (name, lines) in enumerate(events.items()):
-            for style, (what, at) in zip(("-", "--", ":"), lines.items(), strict=False):
+            for style, at in zip(("-", "--"), lines.values(), strict=True):
                 axes.plot(
                     np.arange(horizon + 1),
                     cumulative_incidence(at, horizon),
                     style,
                     color=COLOURS[i % len(COLOURS)],
                     linewidth=1.5,
-                    label=f"{label(name)}: {what}",
+                    label=label(name) if style == "-" else None,
                 )
 
     return svg(draw, "step of the episode", "share of episodes", legend=True)

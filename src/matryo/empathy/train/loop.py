@@ -26,8 +26,8 @@ class Interrupted(Exception):  # noqa: N818 - not an error: everything is saved
 class Training:
     """An ensemble, its games, its memory and its random streams; `step` moves all of it on by one.
 
-    Member m's numbers depend on its seed and config alone: its game, exploration, samples and weights each have their own
-    stream, so that it learns the same bits alone and in any ensemble (on the same machine and number of threads).
+    Member m's numbers depend on its seed and config alone: its game, exploration, samples and weights each have their
+    own stream, so that it learns the same bits alone and in any ensemble (on the same machine and number of threads).
     """
 
     def __init__(self, world: World, agent: EmpathicDQN) -> None:
@@ -97,7 +97,7 @@ class Training:
         arrays |= {f"memory/{name}": value for name, value in self.memory.state().items()}
         arrays |= {f"tally/{name}": value for name, value in self.tally.state().items()}
         arrays |= {f"{name}/counters": getattr(self, name).counters.astype(np.int64) for name in ("games", "samples")}
-        tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
+        tensors = {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
         tensors |= {f"agent/{key}": value.contiguous() for key, value in self.agent.state().items()}
         checkpoints.write(self.agent.t, tensors, self._about())
 
@@ -119,7 +119,7 @@ class Training:
 
         state = {key: value.numpy() for key, value in part("state/").items()}
         own = {key.removeprefix("own/"): value for key, value in state.items() if key.startswith("own/")}
-        self.state = State(*(state[name] for name in STATE), own)
+        self.state = State(**{name: state[name] for name in STATE}, own=own)
         self.views = self.world.views(self.state)
         self.memory.restore({key: value.numpy() for key, value in part("memory/").items()})
         self.tally.restore({key: value.numpy() for key, value in part("tally/").items()})
