@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from matryo import cli
-from matryo.sae.commands.room import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.exists()]
@@ -29,8 +28,9 @@ def cli_page():
 def test_the_page_of_commands_is_up_to_date_and_has_them_all():
     page = cli_page()
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page, "run python scripts/cli_page.py"
-    for name in COMMANDS:
-        assert f"### matryo sae {name}\n" in page
+    for room in cli.ROOMS:
+        for name in importlib.import_module(f"matryo.{room}.commands.room").COMMANDS:
+            assert f"### matryo {room} {name}\n" in page
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT / "src")))

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,12 +14,15 @@ import pytest
 from cyclopts import App, Parameter
 
 from matryo import cli
-from matryo.sae.commands.room import COMMANDS
 from matryo.spine import progress
 from matryo.spine.errors import check_space
 
 HEAVY = ("torch", "transformers", "datasets", "matplotlib", "pyarrow", "safetensors", "tokenizers", "rich.progress")
 ROOM_HEAVY = (*HEAVY, "numpy", "jinja2", "matryo.sae.recipes", "matryo.spine.run")
+COMMANDS = {room: import_module(f"matryo.{room}.commands.room").COMMANDS for room in cli.ROOMS}
+each_command = pytest.mark.parametrize(
+    ("room", "command"), [(room, command) for room, commands in COMMANDS.items() for command in commands]
+)
 
 
 def matryo(*arguments, **environment):
@@ -41,40 +45,40 @@ def imported_by(*arguments):
 # --- help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sae", "--help"], ["sae"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([room, "--help"] for room in cli.ROOMS), ["sae"], ["--version"]])
 def test_help_of_house_and_room_imports_neither_torch_nor_a_command(arguments):
     shown, modules = imported_by(*arguments)
     assert not set(ROOM_HEAVY) & set(modules)
-    assert not [m for m in modules if m.startswith("matryo.sae.commands.") and not m.endswith(".room")]
-    if "sae" in arguments:
-        assert all(name in shown and line.split()[0] in shown for name, line in COMMANDS.items())
+    assert not [m for m in modules if ".commands." in m and m.startswith("matryo.") and not m.endswith(".room")]
+    for name, line in COMMANDS.get(arguments[0], {}).items():
+        assert name in shown and line.split()[0] in shown
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command_has_two_examples_and_imports_no_torch(command):
-    shown, modules = imported_by("sae", command, "--help")
+@each_command
+def test_help_of_a_command_has_two_examples_and_imports_no_torch(room, command):
+    shown, modules = imported_by(room, command, "--help")
     assert not set(HEAVY) & set(modules)
-    lines = cli.examples(cli.find(["sae", command]))
-    assert len(lines) >= 2, "give the docstring two lines `matryo sae ...` under Examples"
+    lines = cli.examples(cli.find([room, command]))
+    assert len(lines) >= 2, f"give the docstring two lines `matryo {room} ...` under Examples"
     flat = " ".join(shown.split())
     assert all(" ".join(line.split()) in flat for line in lines)
     assert "--config FILE" in flat
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_example_parses(command, monkeypatch):
-    found = cli.find(["sae", command])
+@each_command
+def test_every_example_parses(room, command, monkeypatch):
+    found = cli.find([room, command])
     monkeypatch.setattr(cli, "_config_file", None)
     for line in cli.examples(found):
         words = line.split("#")[0].split()
-        assert words[:3] == ["matryo", "sae", command]
+        assert words[:3] == ["matryo", room, command]
         function, _, _ = cli.app.parse_args(cli.prepare(words[1:]), exit_on_error=False, print_error=False)
         assert function is found.default_command
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_parameter_is_described(command):
-    shown = cli.find(["sae", command]).assemble_argument_collection(parse_docstring=True)
+@each_command
+def test_every_parameter_is_described(room, command):
+    shown = cli.find([room, command]).assemble_argument_collection(parse_docstring=True)
     missing = [a.name for a in shown if a.show and not a.parameter.help and not a.children]
     assert not missing, "put a docstring under the field, or a line under Args:"
 

@@ -93,7 +93,7 @@ class EmpathicDQN:
             self._check(obs)
             greedy = np.zeros(obs.shape[:-3], dtype=np.int64)
         else:
-            greedy = self.values(obs)[1].argmax(-1)
+            greedy = self._evaluate(self.q_emp, obs).argmax(-1)
         if not epsilon:
             return greedy
         if greedy[0].size != 1:
@@ -103,11 +103,12 @@ class EmpathicDQN:
 
     def values(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Q, Q_emp and Q_T of views (M, …, planes, 5, 5): three arrays (M, …, actions)."""
+        return self._evaluate(self.q, obs), self._evaluate(self.q_emp, obs), self._evaluate(self.q_target, obs)
+
+    def _evaluate(self, net: StackedMLP, obs: np.ndarray) -> np.ndarray:
         self._check(obs)
         x = scaled(obs.reshape(len(self.members), -1, int(np.prod(self.view))))
-        shape = (*obs.shape[:-3], N_ACTIONS)
-        first, second, third = (net(x).numpy().reshape(shape) for net in (self.q, self.q_emp, self.q_target))
-        return first, second, third
+        return net(x).numpy().reshape(*obs.shape[:-3], N_ACTIONS)
 
     def _check(self, obs: np.ndarray) -> None:
         expected = (len(self.members), *self.view)

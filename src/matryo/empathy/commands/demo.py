@@ -28,8 +28,8 @@ def demo(
 
     Examples
     --------
-        matryo empathy demo --env coexistence --steps 300 --seeds 2
-        matryo empathy demo --env sharing --steps 300 --seeds 1 --runs more-runs
+        matryo empathy demo --env coexistence --steps 200 --seeds 1
+        matryo empathy demo --env sharing --steps 200 --seeds 2 --runs more-runs
 
     Parameters
     ----------

@@ -53,12 +53,15 @@ def report_run(evaluated: tuple[Path, ...] | list[Path], game: int, runs: Path, 
 def evaluations(path: Path) -> list[FinishedRun]:
     """The evaluation at a path, or those that the run there was made from."""
     run = read_run(path)
+    if found := _evaluations(run):
+        return found
+    raise ValueError(f"{run.path} is a run of `{run.command}`; expected one of `empathy evaluate`, or made from one")
+
+
+def _evaluations(run: FinishedRun) -> list[FinishedRun]:
     if run.command == "empathy evaluate":
         return [run]
-    found = [one for parent in run.parents if "evaluat" in Path(parent).name for one in evaluations(Path(parent))]
-    if not found:
-        raise ValueError(f"{run.path} is a run of `{run.command}`; expected one of `empathy evaluate`")
-    return found
+    return [found for parent in run.parents for found in _evaluations(read_run(Path(parent)))]
 
 
 def gather(evaluation: FinishedRun, game: int) -> "Findings":

@@ -5,11 +5,11 @@ from cyclopts import App
 COMMANDS = {
     "train": "Train agents on a gridworld, many at once.",
     "evaluate": "Measure trained agents in greedy games.",
-    "replay": "Show trained agents at play: GIF and HTML player.",
     "report": "Write one page of evaluations.",
+    "replay": "Show trained agents at play: GIF and HTML player.",
+    "activations": "Write a Q-network's hidden activations for `matryo sae train`.",
     "sweep": "Train a grid of agents and seeds, measure it, and write the report.",
     "exact": "Compute what policies come to in Coexistence, without sampling.",
-    "activations": "Write a Q-network's hidden activations for `matryo sae train`.",
     "demo": "Do the whole job at once on both gridworlds: a small sweep, replays, a report.",
     "recipes": "List the named configs, or show one.",
 }

@@ -38,14 +38,13 @@ def learn_tables(
         gamma: Discount.
         on_step: Called after every step of all games.
     """
-    members, rules = len(selfishness), chain.world.rules
+    members = len(selfishness)
     alone = int(chain.seen[chain.start])  # a dead other looks like one out of sight
     beta = np.repeat(np.asarray(selfishness, dtype=float), games)
     q = np.zeros((members, int(chain.seen.max()) + 1, N_ACTIONS))
     q_emp, target = q.copy(), q.copy()
     streams = Streams.named([seed * 1_000_003 + g for seed in seeds for g in range(games)], "aliased")
-    m = np.repeat(np.arange(members), games)
-    n = members * games
+    m, n = np.repeat(np.arange(members), games), members * games
     state, dead, age = np.full(n, chain.start), np.zeros(n, dtype=bool), np.zeros(n, dtype=int)
     steps = transitions // games
     for t in range(steps):
@@ -61,10 +60,7 @@ def learn_tables(
         then, gone = chain.then[state, mine, others], dead | killed
         after = np.where(gone, alone, chain.seen[then])
         y_self = 1 + gamma * ~died * target[m, after, q[m, after].argmax(1)]
-        seat = np.where(gone, alone, chain.seen[chain.swapped[then]])
-        counts = (~gone | rules.dead_other_counts) & (~died | rules.final_other_counts)
-        if rules.other_obs_of_next_episode:
-            seat = np.where(died, chain.seen[chain.swapped[chain.start]], seat)
+        seat, counts = _other_seat(chain, then, died, gone, alone)
         v_other = gamma * counts * target[m, seat].max(1)
         y_emp = beta * y_self + (1 - beta) * v_other
         for table, y in ((q, y_self), (q_emp, y_emp)):
@@ -75,6 +71,17 @@ def learn_tables(
         age[again] = 0
         on_step()
     return q_emp
+
+
+def _other_seat(
+    chain: CoexistenceChain, then: np.ndarray, died: np.ndarray, gone: np.ndarray, alone: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The observation from the other's seat after a step, and whether its value counts."""
+    rules = chain.world.rules
+    seat = np.where(gone, alone, chain.seen[chain.swapped[then]])
+    if rules.other_obs_of_next_episode:
+        seat = np.where(died, chain.seen[chain.swapped[chain.start]], seat)
+    return seat, (~gone | rules.dead_other_counts) & (~died | rules.final_other_counts)
 
 
 def _descend(

@@ -41,7 +41,9 @@ def write_gif(recordings: Sequence[Recording], path: Path, longest: int = 150, f
         for column in columns:
             page.paste(column, (left, 0))
             left += column.width + GAP
-        pictures.append(page.convert("P", palette=Image.Palette.ADAPTIVE, colors=48))
+        # one palette for all frames: quicker, and colours do not flicker
+        palette = pictures[0] if pictures else page.quantize(64, method=Image.Quantize.MEDIANCUT)
+        pictures.append(page.quantize(palette=palette, dither=Image.Dither.NONE))
     times = [frame_ms] * (count - 1) + [1500]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=False)
     return count
