@@ -7,7 +7,7 @@ from .sharing import Sharing
 from .single import GridworldEnv
 from .streams import Streams
 from .vector import GridworldVectorEnv
-from .world import Outcome, State, World
+from .world import Outcome, State, World, stepped
 
 __all__ = [
     "N_ACTIONS",
@@ -26,4 +26,5 @@ __all__ = [
     "make_rules",
     "make_world",
     "print_game",
+    "stepped",
 ]

@@ -24,7 +24,7 @@ def learn_tables(
         Q(o, a)     += α (r + γ (1 − d) Q_T(o', argmax Q(o', ·)) − Q(o, a))
         Q_emp(o, a) += α (β y_self + (1 − β) γ max Q_T(o'_other, ·) − Q_emp(o, a))
 
-    ε falls from 1 to 0.05 over the first half, α from 0.2 to 0.004, Q_T is copied every ten steps of all games. By the
+    ε falls from 1 to 0.05 over the first half, α from 0.1 to 0.004, Q_T is copied every ten steps of all games. By the
     corrected rules o'_other counts 0 where the other is dead or the learner has died. By the published ones a dead
     other's all-zero view is never trained on; it stands here for seeing nobody. After a death it is the other's first
     view of the next game.
@@ -42,16 +42,15 @@ def learn_tables(
     alone = int(chain.seen[chain.start])  # a dead other looks like one out of sight
     beta = np.repeat(np.asarray(selfishness, dtype=float), games)
     q = np.zeros((members, int(chain.seen.max()) + 1, N_ACTIONS))
-    q_emp, target = q.copy(), q.copy()
+    q_emp, target = q.copy(), q
     streams = Streams.named([seed * 1_000_003 + g for seed in seeds for g in range(games)], "aliased")
     m, n = np.repeat(np.arange(members), games), members * games
     state, dead, age = np.full(n, chain.start), np.zeros(n, dtype=bool), np.zeros(n, dtype=int)
-    steps = transitions // games
-    for t in range(steps):
+    for t in range(steps := transitions // games):
         if t % 10 == 0:
             target = q.copy()
         epsilon = max(0.05, 1 - 0.95 * t / (steps / 2))
-        alpha = 0.1 * min(1.0, 0.04 + 2 * max(0.0, 1 - t / steps) ** 2)
+        alpha = 0.1 * min(1.0, 0.04 + 2 * (1 - t / steps) ** 2)
         draws = streams.uniform(3)
         obs = np.where(dead, alone, chain.seen[state])
         mine = np.where(draws[:, 0] < epsilon, (draws[:, 1] * N_ACTIONS).astype(int), q_emp[m, obs].argmax(1))

@@ -29,24 +29,36 @@ def write_gif(recordings: Sequence[Recording], path: Path, longest: int = 150, f
         longest: Frames at most.
         frame_ms: Milliseconds a frame.
     """
-    from PIL import Image
-
     count = min(longest, max(len(r.frames) for r in recordings))
-    pictures = []
-    for i in range(count):
-        columns = [_column(r, min(i, len(r.frames) - 1)) for r in recordings]
-        width = sum(c.width for c in columns) + GAP * (len(columns) + 1)
-        page = Image.new("RGB", (width, max(c.height for c in columns) + GAP), PAPER)
-        left = GAP
-        for column in columns:
-            page.paste(column, (left, 0))
-            left += column.width + GAP
-        # one palette for all frames: quicker, and colours do not flicker
-        palette = pictures[0] if pictures else page.quantize(64, method=Image.Quantize.MEDIANCUT)
-        pictures.append(page.quantize(palette=palette, dither=Image.Dither.NONE))
+    pages = [_page(recordings, i) for i in range(count)]
+    deaths = [i for r in recordings for i, frame in enumerate(r.frames[:count]) if frame.killed][:3]
+    palette = _palette([pages[i] for i in {0, count // 2, count - 1, *deaths}])
+    pictures = [page.quantize(palette=palette, dither=0) for page in pages]
     times = [frame_ms] * (count - 1) + [1500]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=False)
     return count
+
+
+def _page(recordings: Sequence[Recording], i: int) -> Any:
+    from PIL import Image
+
+    columns = [_column(r, min(i, len(r.frames) - 1)) for r in recordings]
+    width = sum(c.width for c in columns) + GAP * (len(columns) + 1)
+    page = Image.new("RGB", (width, max(c.height for c in columns) + GAP), PAPER)
+    for j, column in enumerate(columns):
+        page.paste(column, (GAP + j * (column.width + GAP), 0))
+    return page
+
+
+def _palette(pages: Sequence[Any]) -> Any:
+    """One palette for all frames, from those that have all colours: quicker, and nothing flickers."""
+    from PIL import Image
+
+    width, height = pages[0].size
+    together = Image.new("RGB", (width, height * len(pages)))
+    for j, page in enumerate(pages):
+        together.paste(page, (0, j * height))
+    return together.quantize(128)
 
 
 def _column(recording: Recording, i: int) -> Any:
