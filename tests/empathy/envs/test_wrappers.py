@@ -16,10 +16,10 @@ each = pytest.mark.parametrize(("world", "rules"), CASES)
 
 
 @each
-def test_gymnasiums_checker_passes(world, rules):
+def test_gymnasiums_checker_passes(world, rules, capsys):
     made = gymnasium.make(f"matryo/{world.capitalize()}-v0", rules=rules)
     assert made.spec is not None
-    check_env(made.unwrapped, skip_render_check=True)
+    check_env(made.unwrapped)  # all render modes too
 
 
 @each

@@ -82,10 +82,10 @@ def exact(*, options: Annotated[ExactOptions | None, Parameter(name="*")] = None
         (folder.path / "exact.json").write_text(text, encoding="utf-8")
         folder.finish({"exact": "exact.json"})
     say(f"Coexistence, ε = {options.epsilon:g}; of tables the median over {options.seeds} seeds [lowest, highest]")
-    say(f"{'':24}{'steps':>22}{'kills':>22}{'died':>22}")
+    say(f"{'':24}{'steps':>26}{'kills':>26}{'died':>26}")
     for row in told:
         cells = (_shown(row[key]) for key in ("steps", "killed", "got_killed"))
-        say(f"{row['policy']:24}" + "".join(f"{cell:>22}" for cell in cells))
+        say(f"{row['policy']:24}" + "".join(f"{cell:>26}" for cell in cells))
     say(f"written: {folder.path / 'exact.json'}", run=str(folder.path))
 
 

@@ -1,12 +1,13 @@
 """`matryo empathy report`: evaluations → one HTML page."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matryo.empathy.commands.evaluate import training_runs, world_of
 from matryo.empathy.commands.replay import record_games
-from matryo.spine.config import from_dict
+from matryo.spine.config import from_dict, to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import FinishedRun, RunFolder, read_metrics, read_run
 
@@ -25,7 +26,8 @@ def report(run: tuple[Path, ...] = (Path("runs/latest"),), *, game: int = 0, run
     Parameters
     ----------
     run
-        Finished runs of `matryo empathy evaluate`, one for each gridworld or set of rules; or runs made from such.
+        Finished runs of `matryo empathy evaluate`, one for each gridworld or set of rules, or runs made from such; and of
+        `matryo empathy exact`, whose tables stand beside the evaluation by the same rules.
     game
         Number of the game that the replay shows.
     runs
@@ -39,8 +41,13 @@ def report_run(evaluated: tuple[Path, ...] | list[Path], game: int, runs: Path, 
     """Write the report of some evaluations into a new run folder."""
     from matryo.empathy.report import write_report
 
-    finished = list({found.path: found for path in evaluated for found in evaluations(path)}.values())
-    findings = [gather(one, game) for one in finished]
+    given = [read_run(path) for path in evaluated]
+    exact = [run for run in given if run.command == "empathy exact"]
+    found = {one.path: one for run in given if run not in exact for one in evaluations(run.path)}
+    if not found:
+        raise ValueError(f"{exact[0].path} is a run of `empathy exact`; expected one of `empathy evaluate` besides")
+    findings = [gather(one, game, exact) for one in found.values()]
+    finished = [*found.values(), *exact]
     config = {"runs": [one.path.name for one in finished], "game": game}
     with RunFolder.create(runs, name, "empathy report", config, [one.path for one in finished]) as folder:
         write_report(
@@ -64,7 +71,7 @@ def _evaluations(run: FinishedRun) -> list[FinishedRun]:
     return [found for parent in run.parents for found in _evaluations(read_run(Path(parent)))]
 
 
-def gather(evaluation: FinishedRun, game: int) -> "Findings":
+def gather(evaluation: FinishedRun, game: int, exact: Sequence[FinishedRun] = ()) -> "Findings":
     """Read what a report shows of one evaluation and the training it is of."""
     import numpy as np
     from safetensors.numpy import load_file
@@ -91,15 +98,16 @@ def gather(evaluation: FinishedRun, game: int) -> "Findings":
         f"{count} agents trained for {steps} steps; {evaluation.config['episodes']} episodes of each agent."
     ]
     recordings = record_games(trained[0], game=game)
-    return Findings(
-        world,
-        groups,
-        comparisons,
-        {key: Episodes(**value) for key, value in parts.items()},
-        curves(trained),
-        about,
-        recordings,
-    )
+    by_seed = {key: Episodes(**value) for key, value in parts.items()}
+    tables = [policy for run in exact for policy in tables_of(run, world.rules)]
+    return Findings(world, groups, comparisons, by_seed, curves(trained), about, recordings, tables)
+
+
+def tables_of(exact: FinishedRun, rules: Any) -> list[dict[str, Any]]:
+    """What an exact run says of its tables, if it is by the rules."""
+    told = json.loads((exact.path / exact.outputs["exact"]).read_text(encoding="utf-8"))
+    same = told["rules"] == to_dict(rules)
+    return [policy for policy in told["policies"] if same and policy["policy"].startswith("table")]
 
 
 CURVES = ("greedy_others_killed", "greedy_steps", "greedy_equality", "loss_emp")

@@ -51,13 +51,19 @@ class Findings:
     "by number and group: steps, (points, seeds)"
     about: list[str]
     recordings: list[Recording] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    "of `exact`: policy, and steps, killed, got_killed of every seed"
 
 
 def write_report(findings: Sequence[Findings], path: Path, title: str) -> None:
     """Write the page; each gridworld has sections of its own."""
     page = report.Report(title, "Empathic DQN: what agents do to others when they imagine being in their place")
+    names = [one.world.name for one in findings]
     for one in findings:
-        where = f"{one.world.name}: " if len(findings) > 1 else ""
+        rules = (
+            " by the published rules" if one.world.rules == make_rules("published", size=one.world.rules.size) else ""
+        )
+        where = f"{one.world.name}{rules if names.count(one.world.name) > 1 else ''}: " if len(names) > 1 else ""
         _measurements(page, one, where.capitalize())
         if one.recordings:
             page.section(
@@ -68,7 +74,7 @@ def write_report(findings: Sequence[Findings], path: Path, title: str) -> None:
         if one.curves:
             page.section(f"{where}training".capitalize(), *_training(one))
         if isinstance(one.world, Coexistence) and one.world.rules.others == 1:
-            page.section(f"{where}exact answers".capitalize(), *_exact(one.world))
+            page.section(f"{where}exact answers".capitalize(), *_exact(one.world, one.tables))
     page.write(path)
 
 
@@ -112,6 +118,10 @@ EXACT = (
     "Computed, not sampled: Coexistence as a Markov chain over all positions of both agents. “Full state” is the same "
     "rule, β Q + (1 − β)·(value of the other's seat), by value iteration with both positions known, where the agent of "
     "the paper sees five cells across."
+)
+TABLES = (
+    "The same rule learned with one table row for each observation, where a dead other looks like one out of sight: "
+    "median over seeds [lowest, highest], each table's policy computed exactly."
 )
 COINS = "Both agents' coins; on the dashed line all are taken, on the dotted one both have as many."
 
@@ -190,7 +200,7 @@ def _training(one: Findings) -> list[Any]:
     return drawn
 
 
-def _exact(world: Coexistence) -> list[Any]:
+def _exact(world: Coexistence, tables: Sequence[dict[str, Any]]) -> list[Any]:
     from matryo.empathy.agents import HarmlessAgent
 
     chain, rows = CoexistenceChain(world), []
@@ -201,7 +211,14 @@ def _exact(world: Coexistence) -> list[Any]:
     for name, policy in policies.items():
         out = chain.outcome(policy)
         rows.append([name, round(out.steps, 1), round(out.killed, 4), round(out.got_killed, 4)])
-    return [
-        EXACT,
-        report.table(["policy", "steps", "kills", "died"], rows),
-    ]
+    html = [EXACT, report.table(["policy", "steps", "kills", "died"], rows)]
+    if tables:
+        cells = [
+            [t["policy"], len(t["steps"]), *(_spread(t[k]) for k in ("steps", "killed", "got_killed"))] for t in tables
+        ]
+        html += [TABLES, report.table(["policy", "seeds", "steps", "kills", "died"], cells)]
+    return html
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
