@@ -51,7 +51,9 @@ def report_run(evaluated: tuple[Path, ...] | list[Path], game: int, runs: Path, 
     config = {"runs": [one.path.name for one in finished], "game": game}
     with RunFolder.create(runs, name, "empathy report", config, [one.path for one in finished]) as folder:
         write_report(
-            findings, folder.path / "report.html", "Empathic DQN on " + " and ".join(f.world.name for f in findings)
+            findings,
+            folder.path / "report.html",
+            "Empathic DQN on " + " and ".join(dict.fromkeys(f.world.name.capitalize() for f in findings)),
         )
         folder.finish({"report": "report.html"})
     return folder.path
@@ -94,7 +96,7 @@ def gather(evaluation: FinishedRun, game: int, exact: Sequence[FinishedRun] = ()
     steps = ", ".join(sorted({f"{one.outputs['steps']:,}" for one in trained}))
     count = sum(len(one.outputs["members"]) for one in trained)
     about = [
-        f"{world.name.capitalize()} on a {world.rules.size} × {world.rules.size} torus, {world.rules.others} other agent(s); "
+        f"{world.name.capitalize()} on a {world.rules.size} × {world.rules.size} torus, others: {world.rules.others}; "
         f"{count} agents trained for {steps} steps; {evaluation.config['episodes']} episodes of each agent."
     ]
     recordings = record_games(trained[0], game=game)
