@@ -55,7 +55,7 @@ class EnvOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(EnvOptions, LearnConfig):
+class TrainOptions(LearnConfig, EnvOptions):
     """Whom to train on what: one member for every combination of agent, its values and seed, all at once."""
 
     agent: tuple[str, ...] = ("empathic",)
@@ -144,7 +144,7 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions(TrainOptions, EvaluateOptions):
+class SweepOptions(EvaluateOptions, TrainOptions):
     """A sweep: what is trained, and how much is measured."""
 
     selfishness: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
