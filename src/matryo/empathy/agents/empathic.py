@@ -133,7 +133,7 @@ class EmpathicDQN:
         if layer not in (1, 2) or net not in ("q", "q_emp", "q_target"):
             raise ValueError(f"layer {layer} of {net!r}; expected layer 1 or 2 of q, q_emp or q_target")
         x = scaled(obs.reshape(len(self.members), -1, int(np.prod(self.view))))
-        return getattr(self, net).forward(x)[layer].numpy().reshape(*obs.shape[:-3], self.config.hidden)
+        return getattr(self, net).forward(x)[layer].numpy().copy().reshape(*obs.shape[:-3], self.config.hidden)
 
     def targets(self, batch: Transitions) -> tuple[np.ndarray, np.ndarray]:
         """y_self and y_emp, (M, B) each."""

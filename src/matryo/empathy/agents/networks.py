@@ -22,6 +22,7 @@ class StackedMLP:
 
     def __init__(self, flat: Tensor, sizes: tuple[int, ...]) -> None:
         self.flat, self.sizes = flat, sizes
+        self._room: dict[tuple[str, int, int], Tensor] = {}
         self.weights, self.biases = _views(flat, sizes)
 
     @staticmethod
@@ -34,12 +35,17 @@ class StackedMLP:
         return self.forward(x)[-1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The input, both hidden layers after ReLU, and the output."""
+        """The input, both hidden layers after ReLU, and the output; hidden ones hold until the next call."""
         layers = [x]
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            y = empty_aligned(len(x), x.shape[1], weight.shape[2])
+            inner = i < len(self.weights) - 1
+            y = (
+                self._take("layer", i, x.shape[1], weight.shape[2])
+                if inner
+                else empty_aligned(*x.shape[:2], self.sizes[-1])
+            )
             torch.baddbmm(bias, layers[-1], weight, out=y)
-            layers.append(y.relu_() if i < len(self.weights) - 1 else y)
+            layers.append(y.relu_() if inner else y)
         return layers
 
     def backward(self, layers: list[Tensor], slope: Tensor, gradient: StackedMLP) -> None:
@@ -49,9 +55,16 @@ class StackedMLP:
             torch.bmm(layers[i].transpose(1, 2), slope, out=gradient.weights[i])
             torch.bmm(ones, slope, out=gradient.biases[i])
             if i:
-                back = empty_aligned(len(slope), slope.shape[1], self.sizes[i])
+                back = self._take("slope", i, slope.shape[1], self.sizes[i])
                 torch.bmm(slope, self.weights[i].transpose(1, 2), out=back)
-                slope = torch.ops.aten.threshold_backward(back, layers[i], 0)
+                slope = torch.ops.aten.threshold_backward.grad_input(back, layers[i], 0, grad_input=back)
+
+    def _take(self, what: str, i: int, rows: int, columns: int) -> Tensor:
+        """Room for a hidden layer, the same at every call: fresh memory would cost more than the product."""
+        key = (what, i, rows)
+        if key not in self._room:
+            self._room[key] = empty_aligned(len(self.flat), rows, columns)
+        return self._room[key]
 
 
 class Adam:

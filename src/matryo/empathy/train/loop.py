@@ -59,7 +59,9 @@ class Training:
             state = world.restart(state, ended, draws[ended, world.script_draws :])
             following = world.views(state)
             if world.rules.other_obs_of_next_episode:
-                views = np.concatenate([views[:, :1], np.where(self._rows(outcome.terminated), following, views)[:, 1:]], axis=1)
+                views = np.concatenate(
+                    [views[:, :1], np.where(self._rows(outcome.terminated), following, views)[:, 1:]], axis=1
+                )
         self.memory.add(
             Transitions(
                 obs=self.views[:, :1].reshape(self.count, 1, -1),
