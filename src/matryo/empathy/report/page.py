@@ -92,7 +92,7 @@ def _measurements(page: report.Report, one: Findings, where: str) -> None:
     tables = [_table(groups_at, epsilon, metrics) for epsilon, groups_at in one.groups.items()]
     main = "equality" if one.world.has_coins else "others_killed"
     figures = [
-        report.figure(draw_groups(groups, m, NAMES[m]), f"{MEANINGS[m].capitalize()}, at ε = {first:g}: every dot is a "
+        report.figure(draw_groups(groups, m, NAMES[m]), f"{MEANINGS[m][0].upper() + MEANINGS[m][1:]}, at ε = {first:g}: every dot is a "
                       "seed, the bar the interquartile mean with its 95 % interval.")
         for m in ([main, "steps"] if main != "equality" else [main])
     ]  # fmt: skip
