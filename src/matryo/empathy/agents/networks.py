@@ -42,7 +42,7 @@ class StackedMLP:
             y = (
                 self._take("layer", i, x.shape[1], weight.shape[2])
                 if inner
-                else empty_aligned(*x.shape[:2], self.sizes[-1])
+                else empty_aligned(len(x), x.shape[1], self.sizes[-1])
             )
             torch.baddbmm(bias, layers[-1], weight, out=y)
             layers.append(y.relu_() if inner else y)

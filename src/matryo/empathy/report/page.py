@@ -91,11 +91,7 @@ def _measurements(page: report.Report, one: Findings, where: str) -> None:
     groups = list(one.groups[first].values())
     tables = [_table(groups_at, epsilon, metrics) for epsilon, groups_at in one.groups.items()]
     main = "equality" if one.world.has_coins else "others_killed"
-    figures = [
-        report.figure(draw_groups(groups, m, NAMES[m]), f"{MEANINGS[m][0].upper() + MEANINGS[m][1:]}, at ε = {first:g}: every dot is a "
-                      "seed, the bar the interquartile mean with its 95 % interval.")
-        for m in ([main, "steps"] if main != "equality" else [main])
-    ]  # fmt: skip
+    figures = [_seeds(groups, m, first) for m in ([main, "steps"] if main != "equality" else [main])]
     if one.world.has_coins:
         figures.append(report.figure(draw_coins(groups), COINS))
     else:
@@ -103,6 +99,14 @@ def _measurements(page: report.Report, one: Findings, where: str) -> None:
     page.section(f"{where}measurements".capitalize(), *one.about, _rules(one.world.rules), *tables, *figures)
     if rows := _comparisons(one, main):
         page.section(f"{where}differences".capitalize(), DIFFERENCES, rows)
+
+
+def _seeds(groups: Sequence[Group], metric: str, epsilon: float) -> Any:
+    meaning = MEANINGS[metric][0].upper() + MEANINGS[metric][1:]
+    caption = (
+        f"{meaning}, at ε = {epsilon:g}: every dot is a seed, the bar the interquartile mean with its 95 % interval."
+    )
+    return report.figure(draw_groups(groups, metric, NAMES[metric]), caption)
 
 
 RISKS = (
