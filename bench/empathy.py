@@ -192,15 +192,20 @@ def main() -> None:
     if options.ensemble:
         print(json.dumps(time_ensemble(options.steps, options.rounds, options.ensemble)))
         return
-    told: dict = {"environments": time_environments(), "ensembles": time_ensembles(options.steps, options.rounds)}
+    told: dict = {"environments": time_environments()}
     for row in told["environments"]:
-        print(f"{row['world']:12} {row['rules']:10} {row['envs']:5} envs: {row['steps_per_s'] / 1e6:.2f} M steps/s")
+        print(
+            f"{row['world']:12} {row['rules']:10} {row['envs']:5} envs: {row['steps_per_s'] / 1e6:.2f} M steps/s",
+            flush=True,
+        )
+    told["ensembles"] = time_ensembles(options.steps, options.rounds)
     for row in told["ensembles"]:
         low, middle, high = (f"{100 * row[key]:.0f}" for key in ("share_low", "share_of_matmul", "share_high"))
         print(
             f"ensemble of {row['members']}, {row['threads']} threads ({row['waiting']}): "
             f"{row['member_steps_per_s']:,.0f} member-steps/s, {row['gflops']:.1f} GFLOP/s, "
-            f"{middle} % ({low}–{high}) of the matrix product's {row['matmul_gflops']:.1f}"
+            f"{middle} % ({low}–{high}) of the matrix product's {row['matmul_gflops']:.1f}",
+            flush=True,
         )
     if not options.skip_peers:
         single = told["singles"] = time_singles(options.seconds)
