@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import re
 import shlex
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ def test_the_page_of_commands_is_up_to_date_and_has_them_all():
     page = cli_page()
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page, "run python scripts/cli_page.py"
     for room in cli.ROOMS:
-        for name in import_module(f"matryo.{room}.commands.room").COMMANDS:
+        for name in importlib.import_module(f"matryo.{room}.commands.room").COMMANDS:
             assert f"### matryo {room} {name}\n" in page
 
 

@@ -58,7 +58,7 @@ def test_help_of_a_command_has_two_examples_and_imports_no_torch(room, command):
     shown, modules = imported_by(room, command, "--help")
     assert not set(HEAVY) & set(modules)
     lines = cli.examples(cli.find([room, command]))
-    assert len(lines) >= 2, "give the docstring two lines `matryo ROOM ...` under Examples"
+    assert len(lines) >= 2, f"give the docstring two lines `matryo {room} ...` under Examples"
     flat = " ".join(shown.split())
     assert all(" ".join(line.split()) in flat for line in lines)
     assert "--config FILE" in flat

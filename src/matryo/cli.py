@@ -31,6 +31,7 @@ GLOBAL_FLAGS = {
 ROOMS = {
     "sae": "Sparse autoencoders on a language model's activations.",
     "phenology": "NDVI series: the season's dates with their errors, and what drives them.",
+    "empathy": "Empathic DQN, its gridworlds, and what side effects its agents have.",
 }
 
 _EPILOGUE = "Every command also takes:\n" + "\n".join(f"  {f:15}{line}" for f, line in GLOBAL_FLAGS.items())

@@ -1,0 +1,1 @@
+"""The empathy room: Empathic DQN, its gridworlds, and what side effects its agents have."""

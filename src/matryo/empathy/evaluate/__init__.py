@@ -1,0 +1,5 @@
+"""Evaluation: greedy episodes, interval estimates over seeds, exact answers for Coexistence."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
