@@ -35,14 +35,7 @@ def histogram(values: Sequence[float], xlabel: str, bins: int = 40, logy: bool =
     return svg(lambda axes: axes.hist(values, bins=bins), xlabel, "count", logy=logy)
 
 
-def svg(
-    draw: Callable[["Axes"], object],
-    xlabel: str,
-    ylabel: str,
-    logy: bool = False,
-    legend: bool = False,
-    size=(6.4, 3.2),
-) -> str:
+def svg(draw: Callable[["Axes"], object], xlabel: str, ylabel: str, logy=False, legend=False, size=(6.4, 3.2)) -> str:
     """Let `draw` draw on axes of a size in inches, or divide `axes.figure` after `axes.remove()`; return the SVG."""
     import matplotlib as mpl
     from cycler import cycler

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from matryo.sae.kernels.compiled import scan, threads
 from matryo.sae.kernels.entries import Entries
+from matryo.sae.kernels.scratch import scratch
 from matryo.sae.kernels.select import MARGIN
 from matryo.sae.kernels.watch import Watch
 
@@ -36,10 +37,9 @@ def read_tiles(
     x, rows, bias = x.detach(), W.detach().t().contiguous(), b.detach().numpy()
     n = len(rows)
     width = min(n, max(1, TILE_VALUES // max(len(x), 1)))
-    buffer = x.new_empty(len(x) * width)
     for start in range(0, n, width):
         stop = min(start + width, n)
-        tile = buffer[: len(x) * (stop - start)].view(len(x), stop - start)
+        tile = scratch("tile", (len(x), stop - start), x.dtype)
         pre = torch.mm(x, rows[start:stop].t(), out=tile).numpy()
         if watch is not None:
             place, column = watch.within(start, stop)
@@ -53,7 +53,8 @@ class _Lists:
 
     def __init__(self, batch: int, room: int, like: np.dtype) -> None:
         self.batch = batch
-        self.value, self.row, self.latent, self.count = scan.empty_lists(threads(), max(room, LEAST_ROOM), like)
+        self.count = np.zeros(threads(), np.int64)
+        self._make(max(room, LEAST_ROOM), like)
 
     def __len__(self) -> int:
         return int(self.count.sum())
@@ -68,9 +69,15 @@ class _Lists:
             self._grow(max(most + most // 8, 3 * room // 2))
             scan.keep_above(pre, bias, cut, first, self.value, self.row, self.latent, self.count)
 
+    def _make(self, room: int, like: np.dtype) -> None:
+        shape = (len(self.count), room)
+        dtype = torch.from_numpy(np.empty(0, like)).dtype
+        self.value = scratch("candidates", shape, dtype).numpy()
+        self.row, self.latent = (scratch(name, shape, torch.int32).numpy() for name in ("rows", "latents"))
+
     def _grow(self, room: int) -> None:
-        old = self.value, self.row, self.latent
-        self.value, self.row, self.latent, _ = scan.empty_lists(len(self.count), room, self.value.dtype)
+        old = [part.copy() for part in (self.value, self.row, self.latent)]
+        self._make(room, self.value.dtype)
         for new, kept in zip((self.value, self.row, self.latent), old, strict=True):
             for part, count in enumerate(self.count):
                 new[part, :count] = kept[part, :count]

@@ -181,9 +181,3 @@ def copy_columns(pre, bias, column, out, place, parts):
         for r in range(batch * t // parts, batch * (t + 1) // parts):
             for i in range(len(column)):
                 out[r, place + i] = pre[r, column[i]] + bias[column[i]]
-
-
-def empty_lists(parts: int, room: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Room for candidates: value, row and latent (threads, room), and count (threads,) at 0."""
-    shape = (parts, room)
-    return np.empty(shape, dtype), np.empty(shape, np.int32), np.empty(shape, np.int32), np.zeros(parts, np.int64)
