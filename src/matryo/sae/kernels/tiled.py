@@ -49,12 +49,12 @@ def read_tiles(
 
 
 class _Lists:
-    """Candidates of every thread; they grow when a tile holds more than there is room for."""
+    """Candidates of every thread, with room for about `room` in all; a list grows when a tile holds more."""
 
     def __init__(self, batch: int, room: int, like: np.dtype) -> None:
         self.batch = batch
         self.count = np.zeros(threads(), np.int64)
-        self._make(max(room, LEAST_ROOM), like)
+        self._make(max(room // len(self.count), LEAST_ROOM), like)
 
     def __len__(self) -> int:
         return int(self.count.sum())
@@ -132,7 +132,7 @@ def _running(x: Tensor, W: Tensor, b: Tensor, count: int, threshold: float, watc
 
     Exact: a value below the count-th largest of some columns cannot be among the count largest of all.
     """
-    lists = _Lists(len(x), count + count // 8, b.detach().numpy().dtype)
+    lists = _Lists(len(x), count + count // 4, b.detach().numpy().dtype)
     for first, pre, bias in read_tiles(x, W, b, watch):
         lists.read(pre, bias, np.full_like(bias, threshold), first)
         if len(lists) > 2 * count + len(bias):
