@@ -1,17 +1,21 @@
 """Write tests/sae/interop/golden: tiny SAEs in other libraries' formats, with what those libraries compute.
 
     python scripts/golden_saes.py
+    python scripts/golden_saes.py check FOLDER
 
+The second form compares what dictionary_learning computes with the ae.pt files that matryo wrote below a folder to the
+outputs.safetensors beside them, and writes nothing.
 Needs an environment with dictionary-learning, eai-sparsify and sae-lens (their versions go into versions.json); matryo
 is not imported. Each folder GOLDEN/FORMAT/NAME holds the library's own files and outputs.safetensors: x, z, x_hat.
 
-* dictionary_learning: the library's trainers and classes; files as its `trainSAE` writes them, outputs of its `load_dictionary`.
+* dictionary_learning: the library's trainers and classes; files as its `trainSAE` writes them, outputs of its
+  `load_dictionary`.
 * sparsify: `SparseCoder.save_to_disk`, outputs of `SparseCoder.load_from_disk`.
 * saelens: `save_model`, outputs of `SAE.load_from_disk`. The folder of before release 6 is written here in the layout
   that `sae_lens` still reads, and read by it.
 * gemma_scope: no library writes the file; it is written here, and read by SAELens' own Gemma Scope loader.
-* authors: bartbussmann/BatchTopK and matryoshka_sae are not packages. The files follow their `save_checkpoint`, the
-  outputs their `forward` in eval mode, both written down again here from a reading of the repositories (b9aab1c, c7c5787).
+* authors: bartbussmann/BatchTopK (b9aab1c) and matryoshka_sae (c7c5787) are not packages. The files follow their
+  `save_checkpoint`, the outputs their `forward` in eval mode, both written down anew here from reading them.
 """
 
 import importlib.machinery
@@ -38,11 +42,11 @@ import sae_lens  # noqa: E402
 import torch  # noqa: E402
 from dictionary_learning.dictionary import AutoEncoderNew  # noqa: E402
 from dictionary_learning.trainers.gdm import GatedSAETrainer  # noqa: E402
-from dictionary_learning.trainers.standard import StandardTrainerAprilUpdate  # noqa: E402
 from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer  # noqa: E402
+from dictionary_learning.trainers.standard import StandardTrainerAprilUpdate  # noqa: E402
 from dictionary_learning.utils import load_dictionary  # noqa: E402
 from sae_lens.loading import pretrained_sae_loaders as loaders  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from sparsify import SparseCoder, SparseCoderConfig  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "sae" / "interop" / "golden"
@@ -52,28 +56,34 @@ generator = torch.Generator().manual_seed(0)
 
 
 def normal(*shape: int) -> torch.Tensor:
+    """Standard normal numbers."""
     return torch.randn(shape, generator=generator)
 
 
 def fill(tensors: dict[str, torch.Tensor]) -> None:
-    """Every float parameter away from its start; thresholds positive."""
+    """Move every float parameter away from its start; thresholds stay positive."""
     for name, value in tensors.items():
         if value.is_floating_point():
             value.data.copy_(0.4 + 0.1 * normal(*value.shape) if "threshold" in name else 0.6 * normal(*value.shape))
 
 
 def keep(folder: Path, x: torch.Tensor, z: torch.Tensor, x_hat: torch.Tensor) -> None:
+    """Write what the library computes."""
     outputs = {"x": x, "z": z, "x_hat": x_hat}
-    save_file({key: value.detach().float().contiguous() for key, value in outputs.items()}, folder / "outputs.safetensors")
+    save_file(
+        {key: value.detach().float().contiguous() for key, value in outputs.items()}, folder / "outputs.safetensors"
+    )
 
 
 def fresh(form: str, name: str) -> Path:
+    """Make the folder of one checkpoint."""
     folder = GOLDEN / form / name
     folder.mkdir(parents=True)
     return folder
 
 
 def write_dictionary_learning() -> None:
+    """Every class with latents, with a trainer's own configuration; one BatchTopK whose threshold is not set yet."""
     both = {"steps": 5000, "activation_dim": D, "dict_size": N, "layer": 3, "lm_name": "EleutherAI/pythia-70m"}
     both |= {"device": "cpu", "submodule_name": "resid_post_layer_3"}
     fractions = [4 / N, 6 / N, 9 / N]
@@ -107,6 +117,7 @@ def write_dictionary_learning() -> None:
 
 
 def write_sparsify() -> None:
+    """An SAE, a transcoder, and one with a skip connection, which is to be refused."""
     for name, more in {
         "layers.3": {},
         "transcoder": {"transcode": True},
@@ -124,6 +135,7 @@ def write_sparsify() -> None:
 
 
 def write_saelens() -> None:
+    """Folders of release 6, and one of before."""
     size = {"d_in": D, "d_sae": N, "dtype": "float32", "device": "cpu"}
     meta = sae_lens.saes.sae.SAEMetadata(model_name="gpt2", hook_name="blocks.3.hook_resid_pre", context_size=128)
     made = {
@@ -143,7 +155,13 @@ def write_saelens() -> None:
     old = fresh("saelens", "before-6-topk")
     shapes = {"W_enc": (D, N), "b_enc": (N,), "W_dec": (N, D), "b_dec": (D,)}
     save_file({key: 0.6 * normal(*shape) for key, shape in shapes.items()}, old / "sae_weights.safetensors")
-    config: dict[str, Any] = {"architecture": "standard", "d_in": D, "d_sae": N, "dtype": "torch.float32", "device": "cpu"}
+    config: dict[str, Any] = {
+        "architecture": "standard",
+        "d_in": D,
+        "d_sae": N,
+        "dtype": "torch.float32",
+        "device": "cpu",
+    }
     config |= {"model_name": "gpt2-small", "hook_name": "blocks.3.hook_resid_pre", "hook_layer": 3, "context_size": 128}
     config |= {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}, "apply_b_dec_to_input": True}
     config |= {"finetuning_scaling_factor": False, "normalize_activations": "none", "prepend_bos": True}
@@ -152,12 +170,14 @@ def write_saelens() -> None:
 
 
 def keep_saelens(folder: Path, sae: Any) -> None:
+    """Write what SAELens computes."""
     x = normal(ROWS, D)
     z = sae.encode(x)
     keep(folder, x, z, sae.decode(z))
 
 
 def write_gemma_scope() -> None:
+    """An SAE of a layer and one of the embedding, which SAELens rescales by its folder's name."""
     for name in ("layer_3/width_19", "embedding/width_19"):
         folder = fresh("gemma_scope", name)
         arrays = {"W_enc": 0.6 * normal(D, N), "b_enc": 0.6 * normal(N), "W_dec": 0.6 * normal(N, D)}
@@ -177,6 +197,7 @@ def write_gemma_scope() -> None:
 
 
 def write_authors() -> None:
+    """Every `sae_type`; `batchtopk` is the first repository's, without a threshold."""
     made = {
         "vanilla": {},
         "topk": {},
@@ -206,6 +227,7 @@ def write_authors() -> None:
 
 
 def authors_latents(name: str, p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """What the authors' `forward` gives in eval mode; without threshold, what it gives by batch."""
     if name == "jumprelu":
         acts = torch.relu(x @ p["W_enc"] + p["b_enc"])
         return acts * (acts > p["jumprelu.log_threshold"].exp())
@@ -221,8 +243,22 @@ def authors_latents(name: str, p: dict[str, torch.Tensor], x: torch.Tensor) -> t
     return torch.zeros_like(acts.flatten()).scatter(-1, top.indices, top.values).reshape(acts.shape)
 
 
+def check(folder: Path) -> None:
+    """Compare what dictionary_learning computes with the ae.pt files below a folder to the outputs beside them."""
+    for file in sorted(folder.rglob("ae.pt")):
+        read, _ = load_dictionary(str(file.parent), "cpu")
+        ours = load_file(file.parent / "outputs.safetensors")
+        z = read.encode(ours["x"])
+        gaps = (z - ours["z"]).abs().max(), (read.decode(z) - ours["x_hat"]).abs().max()
+        print(f"{file.parent.relative_to(folder)}: {type(read).__name__}, z {gaps[0]:.1e}, x_hat {gaps[1]:.1e}")  # noqa: T201
+
+
 @torch.no_grad()
 def main() -> None:
+    """Write all of it anew, or check what matryo wrote: `golden_saes.py check FOLDER`."""
+    if sys.argv[1:2] == ["check"]:
+        check(Path(sys.argv[2]))
+        return
     shutil.rmtree(GOLDEN, ignore_errors=True)
     write_dictionary_learning()
     write_sparsify()

@@ -104,7 +104,7 @@ def write(sae: SAE, folder: Path, metadata: dict[str, Any]) -> list[str]:
     """Write `ae.pt` and `config.json`, and return what was folded.
 
     Raises:
-        ValueError: a transcoder, which the library cannot hold, or no inference threshold yet.
+        ValueError: a transcoder, which the library cannot hold.
     """
     config = sae.config
     if config.transcoder:
@@ -135,7 +135,9 @@ def write(sae: SAE, folder: Path, metadata: dict[str, Any]) -> list[str]:
     if "k" in names:
         trainer["k"] = config.k
     told = {
-        "trainer": trainer | {"device": "cpu", "lm_name": metadata.get("model_name")} | _place(metadata.get("hook_name")),
+        "trainer": trainer
+        | {"device": "cpu", "lm_name": metadata.get("model_name")}
+        | _place(metadata.get("hook_name")),
         "buffer": {"d_submodule": config.d_in, "ctx_len": metadata.get("context_size")},
         "matryo": {"version": version("matryo"), "config": dataclasses.asdict(config)},
     }
@@ -149,11 +151,6 @@ def _class_of(sae: SAE) -> str:
         return {"relu": "AutoEncoder", "gated": "GatedAutoEncoder", "jumprelu": "JumpReluAutoEncoder"}[sae.config.kind]
     if not sae.by_threshold:
         return "AutoEncoderTopK"
-    if not sae.calibrated:
-        raise ValueError(
-            f"this {sae.config.kind} SAE has no inference threshold; expected one: give --threshold, or call "
-            "sae.calibrate(batches)"
-        )
     return "MatryoshkaBatchTopKSAE" if sae.config.nested else "BatchTopKSAE"
 
 
@@ -166,8 +163,8 @@ def _read_threshold(name: str, stored: Tensor | None, notes: list[str]) -> Tenso
         return torch.tensor(float("nan"))
     if float(stored) < 0:
         notes.append(
-            f"the threshold is {float(stored):g}, the library's value for 'not set' (it starts at step 1,000): like the "
-            "library, every positive pre-activation is kept"
+            f"the threshold is {float(stored):g}, the library's value for 'not set' (it starts at step 1,000): every "
+            "positive pre-activation is kept, as the library does"
         )
     return stored.clamp_min(0)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from matryo.sae.nn import SAE, SAEConfig, build
 from matryo.sae.nn.folding import shift_pre_acts
+from matryo.sae.nn.topk_family import TopKFamily
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,28 @@ class Foreign:
     "What was folded, left out or assumed, one line each."
     metadata: dict[str, Any] = field(default_factory=dict)
     "SAELens' keys as far as they are known: model_name, hook_name, context_size, …"
+
+    @property
+    def uncalibrated(self) -> bool:
+        """Whether the SAE infers by a threshold that is not known."""
+        return needs_threshold(self.sae)
+
+    def set_threshold(self, threshold: float) -> None:
+        """Give a BatchTopK SAE, or a TopK one with levels, the threshold it infers with.
+
+        Raises:
+            ValueError: a number below 0, or another kind of SAE.
+        """
+        if not isinstance(self.sae, TopKFamily) or not self.sae.by_threshold:
+            raise ValueError(f"threshold is {threshold}, and this {self.sae.config.kind} SAE infers without: leave it")
+        if not 0 <= threshold < float("inf"):
+            raise ValueError(f"threshold is {threshold}; expected a number of 0 or more")
+        self.sae.threshold.fill_(threshold)
+
+
+def needs_threshold(sae: SAE) -> bool:
+    """Whether an SAE infers by a threshold that has not been set."""
+    return isinstance(sae, TopKFamily) and sae.by_threshold and not sae.calibrated
 
 
 def assemble(config: SAEConfig, state: Mapping[str, Tensor], where: Path) -> SAE:
@@ -46,7 +69,7 @@ def assemble(config: SAEConfig, state: Mapping[str, Tensor], where: Path) -> SAE
 
 
 def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], where: Path, optional: Iterable[str] = ()) -> Any:
-    """Their tensors under our names, each a copy in at least float32; a linear layer's `….weight` transposed.
+    """Their tensors under our names, in at least float32; a linear layer's `….weight` transposed.
 
     Raises:
         ValueError: a tensor is missing, or there is one we do not know: what it does would be lost.
@@ -63,7 +86,9 @@ def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], where: Path
         if theirs in tensors:
             value = tensors[theirs]
             value = value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
-            state[ours] = value.t().clone() if theirs.endswith(".weight") else value.clone()
+            # Biases are changed in place later; a matrix is copied once, into the autoencoder.
+            value = value.clone() if value.dim() < 2 else value
+            state[ours] = value.t() if theirs.endswith(".weight") else value
     return state
 
 

@@ -27,7 +27,7 @@ def read(weights: Path) -> Foreign:
         ValueError: a scaling factor other than 1, other arrays than a JumpReLU's, or a broken file.
     """
     try:
-        with np.load(weights, allow_pickle=False) as arrays:
+        with weights.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             tensors = {_name(key): torch.from_numpy(arrays[key]) for key in arrays.files}
     except Exception as error:  # zip, format and dtype errors share no base class
         reason = str(error).split("\n")[0][:200]

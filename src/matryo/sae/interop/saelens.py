@@ -70,9 +70,7 @@ def _brought_up(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if old["activation_fn"] == "topk":
         new |= {"architecture": "topk", "k": (old.get("activation_fn_kwargs") or {}).get("k")}
     elif old["activation_fn"] != "relu":
-        raise ValueError(
-            f"{folder / 'cfg.json'}: activation_fn is {old['activation_fn']!r}; expected 'relu' or 'topk'"
-        )
+        raise ValueError(f"{folder / 'cfg.json'}: activation_fn is {old['activation_fn']!r}; expected 'relu' or 'topk'")
     del new["activation_fn"]
     new.pop("activation_fn_str", None)
     return new

@@ -62,7 +62,9 @@ def _download(name: str) -> Path:
     repository, _, inside = name.partition(":")
     inside = inside.strip("/")
     if repository.count("/") != 1 or ".." in inside.split("/"):
-        raise ValueError(f"hf:{name}: expected hf:OWNER/REPO[:SUBFOLDER], such as hf:EleutherAI/sae-pythia-70m-32k:layers.3")
+        raise ValueError(
+            f"hf:{name}: expected hf:OWNER/REPO[:SUBFOLDER], such as hf:EleutherAI/sae-pythia-70m-32k:layers.3"
+        )
     import huggingface_hub
 
     prefix = f"{inside}/" if inside else ""

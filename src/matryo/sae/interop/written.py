@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from matryo.sae.interop.foreign import needs_threshold
 from matryo.sae.nn import SAE
 from matryo.spine.errors import unknown
 
@@ -20,11 +21,16 @@ def write_sae(sae: SAE, to: str, folder: Path, metadata: dict[str, Any] | None =
     """Write an SAE into a new folder, and return what had to be folded, one line each.
 
     Raises:
-        ValueError: an unknown format, or one that cannot hold this SAE exactly.
+        ValueError: an unknown format, one that cannot hold this SAE exactly, or no inference threshold yet.
         FileExistsError: the folder has something in it.
     """
     if to not in WRITERS:
         raise unknown("format to write", to, WRITERS)
+    if needs_threshold(sae):
+        raise ValueError(
+            f"this {sae.config.kind} SAE has no inference threshold; expected one: give --threshold, or call "
+            "sae.calibrate(batches) on activations"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not empty; expected a new folder: give another --out")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +44,7 @@ def write_sae(sae: SAE, to: str, folder: Path, metadata: dict[str, Any] | None =
 
 @torch.no_grad()
 def largest_difference(one: SAE, other: SAE, rows: int = 64) -> float:
-    """max |x̂ − x̂'| over `rows` standard normal inputs, relative to the largest |x̂|."""
+    """Give max |x̂ − x̂'| over `rows` standard normal inputs, relative to the largest |x̂|."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, one.config.d_in, generator=generator, dtype=torch.float64)
     first, second = one(x.to(one.W_dec)).double(), other(x.to(other.W_dec)).double()
