@@ -1,6 +1,7 @@
 """Checkpoints that the other libraries wrote (scripts/golden_saes.py), and what those libraries compute with them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,17 @@ def test_a_weight_file_names_its_folder_and_versions_are_recorded():
     assert load_foreign(GOLDEN / name / "ae.pt").what == load_foreign(str(GOLDEN / name)).what
     versions = json.loads((GOLDEN / "versions.json").read_text())
     assert {"dictionary-learning", "eai-sparsify", "sae-lens", "torch"} <= set(versions)
+
+
+@pytest.mark.parametrize("name", ["standard", "gated", "jumprelu"])
+@torch.no_grad()
+def test_flat_configurations_of_before_release_6(name, tmp_path):
+    folder = Path(shutil.copytree(GOLDEN / "saelens" / name, tmp_path / name))
+    config = json.loads((folder / "cfg.json").read_text())
+    metadata = config.pop("metadata")
+    old = {"hook_point": metadata["hook_name"], "activation_fn_str": "relu", "normalize_activations": False}
+    (folder / "cfg.json").write_text(json.dumps(config | {"model_name": metadata["model_name"]} | old))
+    found, theirs = load_foreign(folder), load_file(folder / "outputs.safetensors")
+    assert found.what == f"{name} SAE of SAELens before release 6"
+    assert found.metadata == {"hook_name": "blocks.3.hook_resid_pre", "model_name": "gpt2"}
+    assert torch.allclose(found.sae(theirs["x"]), theirs["x_hat"], atol=1e-5, rtol=0)

@@ -24,6 +24,8 @@ class AdoptOptions(TextOptions):
 
     site: str | None = None
     "Where in the model; what the SAEs' own files say when not given."
+    center_writing_weights: bool = False
+    "The SAEs were trained on TransformerLens' centred residual stream; where their files say so, this is not needed."
 
 
 def adopt(
@@ -40,7 +42,7 @@ def adopt(
 
     Examples
     --------
-        matryo sae adopt hf:jbloom/GPT2-Small-SAEs-Reformatted:blocks.8.hook_resid_pre --lm gpt2
+        matryo sae adopt hf:EleutherAI/sae-pythia-70m-32k:layers.3 --lm EleutherAI/pythia-70m --site blocks.3.resid_post
         matryo sae adopt my-sae other-sae --lm tiny --site blocks.2.resid_pre --tokens 20000
 
     Parameters
@@ -58,10 +60,12 @@ def adopt_run(sources: tuple[str, ...], options: AdoptOptions, runs: Path) -> Pa
     """Read the SAEs and make the run."""
     from matryo.sae.activations import capture_batches, site_width
     from matryo.sae.interop import load_foreign, write_sae
-    from matryo.sae.lm import load_lm, resolve_site
+    from matryo.sae.lm import load_lm, processed, resolve_site
 
     # Whatever can be refused without a run folder is refused before there is one.
     check_text(options)
+    if not sources:
+        raise ValueError("source is empty; expected SAE folders, or hf:OWNER/REPO[:SUBFOLDER]")
     found = {short_name(source): load_foreign(source) for source in sources}
     if len(found) < len(sources):
         raise ValueError(f"source is {' '.join(sources)}; expected SAEs of different names: adopt them one by one")
@@ -71,10 +75,13 @@ def adopt_run(sources: tuple[str, ...], options: AdoptOptions, runs: Path) -> Pa
     width = site_width(lm, site, options.row_length)
     for name, one in found.items():
         _check(name, one, lm, site, width, options)
+    processing = _processing(found, lm, site, options)
+    lm = processed(lm, processing)
     config = {"sources": list(sources), **{key: getattr(options, key) for key in options.__dataclass_fields__}}
     with RunFolder.create(runs, "adopt", "sae adopt", config) as run:
         splits, texts = token_rows(options, lm, run.path)
         told = sae_metadata(options.lm, site, options.row_length, texts)
+        told["model_from_pretrained_kwargs"] = processing
         for name, one in found.items():
             say(f"{name}: {one.what}; {one.sae.config.name}", sae=name, what=one.what)
             for note in one.notes:
@@ -84,7 +91,8 @@ def adopt_run(sources: tuple[str, ...], options: AdoptOptions, runs: Path) -> Pa
                 say("  a threshold was set on text kept apart for it")
             write_sae(one.sae, "saelens", run.path / "saes" / name, told)
         saes = {name: f"saes/{name}" for name in found}
-        run.finish({"saes": saes, "site": site, "lm": options.lm, "rows": "rows", "store": None})
+        outputs = {"saes": saes, "site": site, "lm": options.lm, "processing": processing}
+        run.finish(outputs | {"rows": "rows", "store": None})
     return run.path
 
 
@@ -105,6 +113,21 @@ def _site(found: "dict[str, Foreign]", given: str | None) -> str:
         names = ", ".join(sorted(map(str, told)))
         raise ValueError(f"the SAEs' files tell of the sites {names}; expected one: give --site")
     return given or str(told.pop())
+
+
+def _processing(found: "dict[str, Foreign]", lm: "LM", site: str, options: AdoptOptions) -> dict[str, bool]:
+    """The weight processing that all the SAEs ask for, as TransformerLens' arguments; empty for none."""
+    from matryo.sae.lm.processing import check_processing
+
+    flag = {"center_writing_weights": True} if options.center_writing_weights else {}
+    asked = {}
+    for name, one in found.items():
+        told = (one.metadata.get("model_from_pretrained_kwargs") or {}) | flag
+        asked[name] = check_processing(lm, {"model_from_pretrained_kwargs": told, "hook_name": site})
+    if len(set(asked.values())) > 1:
+        names = ", ".join(name for name, wanted in asked.items() if wanted)
+        raise ValueError(f"{names} need center_writing_weights and the others do not: adopt them apart")
+    return {"center_writing_weights": True} if all(asked.values()) else {}
 
 
 def _check(name: str, one: "Foreign", lm: "LM", site: str, width: int, options: AdoptOptions) -> None:

@@ -3,7 +3,7 @@
 | dict_class | kind here | z |
 |---|---|---|
 | AutoEncoder | relu | relu((x − b_dec) W_enc + b_enc), decoder norms folded into the latents, as its own loader does |
-| AutoEncoderNew | relu | relu(x W_enc + b_enc) |
+| AutoEncoderNew | relu | relu(x W_enc + b_enc), decoder rows of any norm |
 | GatedAutoEncoder | gated | as ours |
 | AutoEncoderTopK | topk | the k largest of relu(pre) |
 | BatchTopKSAE | batch_topk | relu(pre) above `threshold`, one number |
@@ -86,11 +86,9 @@ def read(weights: Path) -> Foreign:
         values["levels"] = tuple(itertools.accumulate(state.pop("group_sizes").tolist()))
     if name in NOT_CENTRED:
         notes.append(take_off_b_dec(state))
-    if name == "AutoEncoder":
-        norms = torch.linalg.vector_norm(state["W_dec"], dim=1)
-        if not torch.allclose(norms, torch.ones_like(norms)):
-            fold_decoder_norms(state)
-            notes.append("decoder norms were folded into the latents, as dictionary_learning's own loader does")
+    if name == "AutoEncoder" and not _unit_rows(state["W_dec"]):
+        fold_decoder_norms(state)
+        notes.append("decoder norms were folded into the latents, as dictionary_learning's own loader does")
     sae_config = _config(config.get("matryo"), values, where)
     return Foreign(
         assemble(sae_config, state, weights),
@@ -112,9 +110,6 @@ def write(sae: SAE, folder: Path, metadata: dict[str, Any]) -> list[str]:
     name, notes = _class_of(sae), []
     state = {key: value.detach().cpu().clone() for key, value in sae.state_dict().items()}
     _, trainer_class, names = CLASSES[name]
-    if name == "AutoEncoder" and not _unit_rows(state["W_dec"]):
-        fold_decoder_norms(state)
-        notes.append("decoder norms were folded into the latents: dictionary_learning's loader would do so")
     if name in NOT_CENTRED:
         shift_pre_acts(state, -(state["b_dec"] @ state["W_enc"]))
         notes.append("b_dec W_enc was taken off b_enc: the class does not subtract b_dec from its input")
@@ -147,8 +142,11 @@ def write(sae: SAE, folder: Path, metadata: dict[str, Any]) -> list[str]:
 
 def _class_of(sae: SAE) -> str:
     """The dict_class that computes what this SAE does at inference."""
+    if sae.config.kind == "relu":
+        # Its loader would scale the latents of an AutoEncoder whose rows have other norms.
+        return "AutoEncoder" if _unit_rows(sae.W_dec.detach()) else "AutoEncoderNew"
     if not isinstance(sae, TopKFamily):
-        return {"relu": "AutoEncoder", "gated": "GatedAutoEncoder", "jumprelu": "JumpReluAutoEncoder"}[sae.config.kind]
+        return {"gated": "GatedAutoEncoder", "jumprelu": "JumpReluAutoEncoder"}[sae.config.kind]
     if not sae.by_threshold:
         return "AutoEncoderTopK"
     return "MatryoshkaBatchTopKSAE" if sae.config.nested else "BatchTopKSAE"
@@ -170,6 +168,7 @@ def _read_threshold(name: str, stored: Tensor | None, notes: list[str]) -> Tenso
 
 
 def _unit_rows(rows: Tensor) -> bool:
+    """Whether all norms are 1 by the loader's own test."""
     norms = torch.linalg.vector_norm(rows, dim=1)
     return torch.allclose(norms, torch.ones_like(norms))
 

@@ -13,7 +13,15 @@ from matryo.sae.interop.foreign import Foreign, read_safetensors
 from matryo.sae.nn import SAE
 from matryo.sae.nn.folder import assemble_sae, load_sae, read_config
 
-METADATA = ("model_name", "hook_name", "hook_head_index", "context_size", "dataset_path", "prepend_bos")
+METADATA = (
+    "model_name",
+    "hook_name",
+    "hook_head_index",
+    "context_size",
+    "dataset_path",
+    "prepend_bos",
+    "model_from_pretrained_kwargs",
+)
 
 
 def read(weights: Path) -> Foreign:
@@ -25,7 +33,7 @@ def read(weights: Path) -> Foreign:
     folder = weights.parent
     config = read_config(folder)
     metadata = dict(config.get("metadata") or {})
-    if metadata or "sae_lens_version" in config or not _is_old(config):
+    if not _is_old(config):
         what = f"{config.get('architecture')} SAE of SAELens"
         if "matryo" in metadata:
             what += ", written by matryo"
@@ -58,7 +66,9 @@ def write(sae: SAE, folder: Path, metadata: dict[str, Any]) -> list[str]:
 
 
 def _is_old(config: dict[str, Any]) -> bool:
-    return any(key in config for key in ("activation_fn", "activation_fn_str", "hook_point"))
+    """Whether the keys are those of before release 6, which SAELens tells by the version's absence from `metadata`."""
+    told = (config.get("metadata") or {}).get("sae_lens_version")
+    return not told and any(key in config for key in ("activation_fn", "activation_fn_str", "hook_point"))
 
 
 def _brought_up(config: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -197,14 +197,15 @@ def _foreign_config(config: dict[str, Any]) -> dict[str, Any]:
     base = architecture.removesuffix("transcoder").removesuffix("_") or "standard"
     if base not in KIND_OF:
         raise unknown("architecture", architecture, KIND_OF)
-    if config.get("activation_fn", config.get("activation_fn_str", "relu")) != "relu":
+    since_6 = (config.get("metadata") or {}).get("sae_lens_version")
+    if not since_6 and config.get("activation_fn", config.get("activation_fn_str", "relu")) != "relu":
         raise ValueError(
             "activation_fn is of before SAELens 6, which would be taken for a ReLU; expected SAELens 6's form: "
             "matryo sae convert reads the old one"
         )
     for key, plain in (("normalize_activations", ("none", None)), ("reshape_activations", ("none", None))):
         if config.get(key) not in plain:
-            raise ValueError(f"{key} is {config[key]!r}; expected 'none': {_CURE.get(config[key], _CURE[''])}")
+            raise ValueError(f"{key} is {config[key]!r}; expected 'none': {_CURE.get(str(config[key]), _CURE[''])}")
     values = {"kind": KIND_OF[base], "d_in": config.get("d_in"), "n_latents": config.get("d_sae")}
     values["k"] = config.get("k") if base == "topk" else 1
     if "transcoder" in architecture:
