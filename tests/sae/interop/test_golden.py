@@ -134,3 +134,17 @@ def test_flat_configurations_of_before_release_6(name, tmp_path):
     assert found.what == f"{name} SAE of SAELens before release 6"
     assert found.metadata == {"hook_name": "blocks.3.hook_resid_pre", "model_name": "gpt2"}
     assert torch.allclose(found.sae(theirs["x"]), theirs["x_hat"], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_half_precision_is_read_as_float32_and_an_encoder_bias_in_use_is_kept(tmp_path):
+    folder = Path(shutil.copytree(GOLDEN / "authors" / "topk", tmp_path / "topk"))
+    tensors = torch.load(folder / "sae.pt", weights_only=True)
+    torch.save({name: value.bfloat16() for name, value in tensors.items()}, folder / "sae.pt")
+    config = json.loads((folder / "config.json").read_text())
+    for used in (False, True):
+        (folder / "config.json").write_text(json.dumps(config | {"use_encoder_bias": str(used)}))
+        sae = load_foreign(folder).sae
+        assert sae.W_enc.dtype == torch.float32
+        assert torch.equal(sae.W_enc, tensors["W_enc"].bfloat16().float())
+        assert torch.equal(sae.b_enc, tensors["b_enc"].bfloat16().float() * used)

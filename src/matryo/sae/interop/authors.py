@@ -63,9 +63,7 @@ def read(weights: Path) -> Foreign:
         state["threshold"] = _threshold(kind, state, notes)
     values: dict[str, Any] = {"kind": kind, "d_in": len(state["W_enc"]), "n_latents": len(state["W_dec"])}
     # `top_k` stands in every configuration; for ReLU and JumpReLU it means nothing.
-    values["k"] = (
-        whole_number(config.get("top_k"), "top_k", where) if "threshold" in state and kind != "jumprelu" else 1
-    )
+    values["k"] = whole_number(config.get("top_k"), "top_k", where) if kind in ("topk", "batch_topk") else 1
     if told == "global-matryoshka-topk":
         values["levels"] = _levels(config.get("group_sizes"), where)
     metadata = {"model_name": config.get("model_name"), "hook_name": config.get("hook_point")}

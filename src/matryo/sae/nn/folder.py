@@ -127,7 +127,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         pickles = [path.name for path in folder.glob("*") if path.suffix in (".pt", ".pth", ".bin", ".pkl")]
         if pickles:
             raise ValueError(
-                f"{folder / pickles[0]} may be a pickle, which is never loaded; expected {CONFIG} and {WEIGHTS}"
+                f"{folder / pickles[0]} may be a pickle, which is never loaded here; expected {CONFIG} and {WEIGHTS}: "
+                "matryo sae convert makes them from other libraries' SAEs"
             )
         raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected an SAE folder of matryo or SAELens 6")
     try:
