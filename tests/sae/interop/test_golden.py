@@ -148,3 +148,12 @@ def test_half_precision_is_read_as_float32_and_an_encoder_bias_in_use_is_kept(tm
         assert sae.W_enc.dtype == torch.float32
         assert torch.equal(sae.W_enc, tensors["W_enc"].bfloat16().float())
         assert torch.equal(sae.b_enc, tensors["b_enc"].bfloat16().float() * used)
+
+
+@torch.no_grad()
+def test_a_negative_threshold_of_the_authors_acts_after_their_relu(tmp_path):
+    folder = Path(shutil.copytree(GOLDEN / "authors" / "batch-topk", tmp_path / "sae"))
+    tensors, x = torch.load(folder / "sae.pt", weights_only=True), load_file(folder / "outputs.safetensors")["x"]
+    torch.save(tensors | {"threshold": torch.tensor(-0.5)}, folder / "sae.pt")
+    z = torch.relu((x - tensors["b_dec"]) @ tensors["W_enc"])
+    assert torch.allclose(load_foreign(folder).sae.encode(x), z, atol=1e-5)

@@ -98,6 +98,8 @@ def test_what_is_written_computes_the_same_by_their_formulas(case, tmp_path):
     b_dec = next(tensors[name] for name in ("b_dec", "bias", "decoder.bias", "decoder_bias") if name in tensors)
     assert torch.allclose(z @ rows + b_dec, sae(x), atol=1e-5, rtol=0)
     assert torch.allclose(z, sae.encode(x), atol=1e-5, rtol=0)
+    if WRITTEN[case] == "AutoEncoderTopK":
+        assert float(tensors["threshold"]) == -1, "the library's value for a threshold not set"
     if "group_sizes" in tensors:
         assert tuple(tensors["group_sizes"].cumsum(0).tolist()) == sae.config.lengths
         assert tensors["k"].dtype == torch.int32 and tensors["threshold"].dim() == 0
