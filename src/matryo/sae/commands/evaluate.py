@@ -110,11 +110,12 @@ def open_model(outputs: dict[str, Any], options: EvaluateOptions) -> "tuple[LM |
     """The language model and held-out rows of a training run, where it has them and they are needed."""
     if not outputs.get("lm") or not outputs.get("rows") or (outputs.get("store") and not options.ce_tokens):
         return None, None
-    from matryo.sae.lm import load_lm
+    from matryo.sae.lm import load_lm, processed
     from matryo.sae.text import TokenRows
 
     rows = TokenRows.load(Path(outputs["rows"]) / "heldout")
-    return load_lm(outputs["lm"], options.device, options.lm_dtype), rows
+    # Adopted SAEs may have been trained on processed weights.
+    return processed(load_lm(outputs["lm"], options.device, options.lm_dtype), outputs.get("processing") or {}), rows
 
 
 def spread_rows(rows: Any, tokens: int) -> Any:

@@ -102,6 +102,12 @@ def load_sae(folder: Path) -> SAE:
             f"{folder / WEIGHTS} is not the file {CONFIG} was written with: copy the folder again, or, if another "
             f"program changed the weights on purpose, remove metadata.matryo from {CONFIG}"
         )
+    return assemble_sae(config, tensors, folder)
+
+
+def assemble_sae(config: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> SAE:
+    """The autoencoder of a SAELens-6 configuration and its tensors; `folder` is named in errors."""
+    ours = (config.get("metadata") or {}).get("matryo")
     try:
         sae = build(from_dict(SAEConfig, ours.get("config", {}) if ours else _foreign_config(config)))
     except ValueError as error:
@@ -121,7 +127,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         pickles = [path.name for path in folder.glob("*") if path.suffix in (".pt", ".pth", ".bin", ".pkl")]
         if pickles:
             raise ValueError(
-                f"{folder / pickles[0]} may be a pickle, which is never loaded; expected {CONFIG} and {WEIGHTS}"
+                f"{folder / pickles[0]} may be a pickle, which is never loaded here; expected {CONFIG} and {WEIGHTS}: "
+                "matryo sae convert makes them from other libraries' SAEs"
             )
         raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected an SAE folder of matryo or SAELens 6")
     try:
@@ -178,15 +185,28 @@ def _from_saelens(sae: SAE, tensors: dict[str, Tensor], config: dict[str, Any]) 
     return state
 
 
+_CURE = {
+    "layer_norm": "every token is standardised by itself, which cannot be folded",
+    "constant_norm_rescale": "every token is scaled by itself, which cannot be folded",
+    "": "fold it with SAELens first",
+}
+
+
 def _foreign_config(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of our configuration for an SAE that SAELens wrote."""
     architecture = str(config.get("architecture"))
     base = architecture.removesuffix("transcoder").removesuffix("_") or "standard"
     if base not in KIND_OF:
         raise unknown("architecture", architecture, KIND_OF)
+    since_6 = (config.get("metadata") or {}).get("sae_lens_version")
+    if not since_6 and config.get("activation_fn", config.get("activation_fn_str", "relu")) != "relu":
+        raise ValueError(
+            "activation_fn is of before SAELens 6, which would be taken for a ReLU; expected SAELens 6's form: "
+            "matryo sae convert reads the old one"
+        )
     for key, plain in (("normalize_activations", ("none", None)), ("reshape_activations", ("none", None))):
         if config.get(key) not in plain:
-            raise ValueError(f"{key} is {config[key]!r}; expected 'none': fold it with SAELens first")
+            raise ValueError(f"{key} is {config[key]!r}; expected 'none': {_CURE.get(str(config[key]), _CURE[''])}")
     values = {"kind": KIND_OF[base], "d_in": config.get("d_in"), "n_latents": config.get("d_sae")}
     values["k"] = config.get("k") if base == "topk" else 1
     if "transcoder" in architecture:

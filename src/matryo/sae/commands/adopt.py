@@ -1,0 +1,143 @@
+"""`matryo sae adopt`: pretrained SAEs → a run that `evaluate` and the other commands take like a training run."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from matryo.sae.commands.harvest import check_text, token_rows
+from matryo.sae.commands.options import TextOptions
+from matryo.sae.commands.train import sae_metadata
+from matryo.spine.progress import say
+from matryo.spine.run import RunFolder
+
+if TYPE_CHECKING:
+    from matryo.sae.interop import Foreign
+    from matryo.sae.lm import LM
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptOptions(TextOptions):
+    """What the SAEs belong to: a model and a site, and the text to measure them on."""
+
+    site: str | None = None
+    "Where in the model; what the SAEs' own files say when not given."
+    center_writing_weights: bool = False
+    "The SAEs were trained on TransformerLens' centred residual stream; where their files say so, this is not needed."
+
+
+def adopt(
+    source: tuple[str, ...],
+    *,
+    options: Annotated[AdoptOptions | None, Parameter(name="*")] = None,
+    runs: Path = Path("runs"),
+) -> None:
+    """Make a run of pretrained SAEs of any known format, for `matryo sae evaluate`.
+
+    The text is split as `harvest` and `train` split it with the same flags, so that adopted SAEs are measured on the
+    same held-out tokens as trained ones. A BatchTopK SAE without inference threshold gets one from the text that is
+    set aside for it.
+
+    Examples
+    --------
+        matryo sae adopt hf:EleutherAI/sae-pythia-70m-32k:layers.3 --lm EleutherAI/pythia-70m --site blocks.3.resid_post
+        matryo sae adopt my-sae other-sae --lm tiny --site blocks.2.resid_pre --tokens 20000
+
+    Parameters
+    ----------
+    source
+        SAE folders, weight files, or hf:OWNER/REPO[:SUBFOLDER].
+    runs
+        Folder of the runs.
+    """
+    path = adopt_run(source, options or AdoptOptions(), runs)
+    say(f"adopted: {path}; measure with: matryo sae evaluate {path}", run=str(path))
+
+
+def adopt_run(sources: tuple[str, ...], options: AdoptOptions, runs: Path) -> Path:
+    """Read the SAEs and make the run."""
+    from matryo.sae.activations import capture_batches, site_width
+    from matryo.sae.interop import load_foreign, write_sae
+    from matryo.sae.lm import load_lm, processed, resolve_site
+
+    # Whatever can be refused without a run folder is refused before there is one.
+    check_text(options)
+    if not sources:
+        raise ValueError("source is empty; expected SAE folders, or hf:OWNER/REPO[:SUBFOLDER]")
+    found = {short_name(source): load_foreign(source) for source in sources}
+    if len(found) < len(sources):
+        raise ValueError(f"source is {' '.join(sources)}; expected SAEs of different names: adopt them one by one")
+    asked = _site(found, options.site)
+    lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
+    site = resolve_site(lm, asked).name
+    width = site_width(lm, site, options.row_length)
+    for name, one in found.items():
+        _check(name, one, lm, site, width, options)
+    processing = _processing(found, lm, site, options)
+    lm = processed(lm, processing)
+    config = {"sources": list(sources), **{key: getattr(options, key) for key in options.__dataclass_fields__}}
+    with RunFolder.create(runs, "adopt", "sae adopt", config) as run:
+        splits, texts = token_rows(options, lm, run.path)
+        told = sae_metadata(options.lm, site, options.row_length, texts)
+        told["model_from_pretrained_kwargs"] = processing
+        for name, one in found.items():
+            say(f"{name}: {one.what}; {one.sae.config.name}", sae=name, what=one.what)
+            for note in one.notes:
+                say(f"  {note}")
+            if one.uncalibrated:
+                one.sae.calibrate(capture_batches(lm, splits["calibration"], site, 2048))
+                say("  a threshold was set on text kept apart for it")
+            write_sae(one.sae, "saelens", run.path / "saes" / name, told)
+        saes = {name: f"saes/{name}" for name in found}
+        outputs = {"saes": saes, "site": site, "lm": options.lm, "processing": processing}
+        run.finish(outputs | {"rows": "rows", "store": None})
+    return run.path
+
+
+def short_name(source: str) -> str:
+    """A file name for an SAE: the repository and subfolder, or the last two folders of a path."""
+    if source.startswith("hf:"):
+        parts = re.split(r"[:/]", source.removeprefix("hf:").strip("/"))
+    else:
+        place = Path(source).expanduser().resolve()
+        parts = (place.parent if place.is_file() else place).parts[-2:]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-.") or "sae"
+
+
+def _site(found: "dict[str, Foreign]", given: str | None) -> str:
+    """The one site, as given or as the SAEs' files tell."""
+    told = {one.metadata.get("hook_name") for one in found.values()}
+    if given is None and (len(told) != 1 or None in told):
+        names = ", ".join(sorted(map(str, told)))
+        raise ValueError(f"the SAEs' files tell of the sites {names}; expected one: give --site")
+    return given or str(told.pop())
+
+
+def _processing(found: "dict[str, Foreign]", lm: "LM", site: str, options: AdoptOptions) -> dict[str, bool]:
+    """The weight processing that all the SAEs ask for, as TransformerLens' arguments; empty for none."""
+    from matryo.sae.lm.processing import check_processing
+
+    flag = {"center_writing_weights": True} if options.center_writing_weights else {}
+    asked = {}
+    for name, one in found.items():
+        told = (one.metadata.get("model_from_pretrained_kwargs") or {}) | flag
+        asked[name] = check_processing(lm, {"model_from_pretrained_kwargs": told, "hook_name": site})
+    if len(set(asked.values())) > 1:
+        names = ", ".join(name for name, wanted in asked.items() if wanted)
+        raise ValueError(f"{names} need center_writing_weights and the others do not: adopt them apart")
+    return {"center_writing_weights": True} if all(asked.values()) else {}
+
+
+def _check(name: str, one: "Foreign", lm: "LM", site: str, width: int, options: AdoptOptions) -> None:
+    config = one.sae.config
+    if config.transcoder:
+        raise ValueError(f"{name} is a transcoder; expected SAEs, which reconstruct the site they read")
+    if config.d_in != width:
+        raise ValueError(
+            f"{name} has width {config.d_in}, {site} of {lm.name} has {width}; expected an SAE of this site: give its "
+            "own --lm and --site"
+        )
+    if one.uncalibrated and not options.calibration_fraction:
+        raise ValueError(f"{name} has no inference threshold; expected text to set one on: --calibration-fraction 0.1")
