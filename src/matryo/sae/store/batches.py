@@ -25,6 +25,9 @@ class ShuffledBatches:
     before. Rows at the end of a pass that do not fill a batch are left out; another pass leaves out others.
     """
 
+    read_ahead = 2
+    """Training may read this many batches ahead, in a thread: one to give, one to read meanwhile."""
+
     def __init__(self, table: Activations, split: str, batch_size: int, seed: int = 0) -> None:
         """Prepare to read.
 
