@@ -64,12 +64,12 @@ def deadline(monkeypatch) -> Iterator[Deadline]:
 
     scatter = StoreWriter._scatter
     watched(writer, "write_text", half_a_file)
-    watched(writer, "file_sha256")
+    watched(writer, "ShardHashes")
     watched(writer, "_measure")
     watched(ShardFiles, "_reserve", half_a_shard)
     watched(StoreWriter, "_scatter", half_a_chunk)
-    # Only a power failure is kept waiting for by a flush; what a process wrote to a map outlives it.
-    monkeypatch.setattr(np.memmap, "flush", lambda self: None)
+    # Only a power failure is kept waiting for by a flush; what a process wrote outlives it.
+    monkeypatch.setattr(ShardFiles, "sync", lambda self, shard: None)
     monkeypatch.setattr(writer, "JOURNAL_SECONDS", -1.0)
     yield clock
 

@@ -48,24 +48,27 @@ class ShuffledBatches:
     def __iter__(self) -> Iterator[Tensor]:
         """The rest of the present pass."""
         order = shuffled_order(self.table, self.split, self.seed, self._pass, CHUNK)
-        carried: Tensor | None = None
         skip = self._given * self.batch_size
+        parts: list[Tensor] = []
+        count = 0
         for number, start in enumerate(range(0, len(order), WINDOW)):
             window = order[start : start + WINDOW]
             if skip >= len(window):
                 skip -= len(window)
                 continue
-            mixed = numpy_generator(self.seed, "window", self._pass, number).permutation(len(window))
-            # Gathered chunk by chunk, mixed in memory: a cold file is then read front to back.
-            rows = self.table.gather(self.split, window)[torch.from_numpy(mixed[skip:])]
+            # Gathered chunk by chunk, so that a cold file is read front to back; mixed in memory.
+            rows = self.table.gather(self.split, window)
+            mixed = torch.from_numpy(numpy_generator(self.seed, "window", self._pass, number).permutation(len(window)))
+            while skip < len(window):
+                taken = mixed[skip : skip + self.batch_size - count]
+                parts.append(rows.index_select(0, taken).float())
+                skip, count = skip + len(taken), count + len(taken)
+                if count == self.batch_size:
+                    batch = parts[0] if len(parts) == 1 else torch.cat(parts)
+                    parts, count = [], 0
+                    self._given += 1
+                    yield batch
             skip = 0
-            rows = rows if carried is None else torch.cat([carried, rows])
-            whole = len(rows) // self.batch_size * self.batch_size
-            # Not split(): it makes an empty batch of rows that are fewer than one.
-            for first in range(0, whole, self.batch_size):
-                self._given += 1
-                yield rows[first : first + self.batch_size].float()
-            carried = rows[whole:]
         self._pass, self._given = self._pass + 1, 0
 
     def state(self) -> dict[str, Any]:
