@@ -10,8 +10,16 @@ import torch
 from safetensors.torch import save_file
 from tests.sae.store.cases import D_IN, LAYOUT, stored, write_store
 
-from matryo.sae.store import ActivationStore, ArrayActivations, StoreConfig, in_order, open_activations
-from matryo.sae.store import layout, tables, writer
+from matryo.sae.store import (
+    ActivationStore,
+    ArrayActivations,
+    StoreConfig,
+    in_order,
+    layout,
+    open_activations,
+    tables,
+    writer,
+)
 from matryo.sae.store.layout import BLOCK_ROWS, manifest_digest
 
 

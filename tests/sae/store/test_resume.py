@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tests.sae.store.cases import HELDOUT, LAYOUT, TRAIN, folder_bytes, tokens_of, write_store

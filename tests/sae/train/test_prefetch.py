@@ -49,9 +49,7 @@ def taken(source, most: int = 40) -> list:
 
 
 def equal(a: list, b: list) -> bool:
-    return len(a) == len(b) and all(
-        len(x) == len(y) and all(map(torch.equal, x, y)) for x, y in zip(a, b, strict=True)
-    )
+    return len(a) == len(b) and all(len(x) == len(y) and all(map(torch.equal, x, y)) for x, y in zip(a, b, strict=True))
 
 
 def wait_until(true) -> None:
