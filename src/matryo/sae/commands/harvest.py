@@ -115,16 +115,17 @@ def token_rows(options: "TextOptions", lm: "LM", folder: Path) -> tuple[dict[str
     sources = [open_source(spec, say) for spec in options.text]
     config = check_text(options)
     with progress("text", None, "rows") as bar:
-        splits = pack_rows(sources, lm.encode, lm.bos_id, config)
+        (folder / "rows").mkdir(exist_ok=True)
+        splits = pack_rows(sources, lm.encode, lm.bos_id, config, folder / "rows")
         bar.note(
             ", ".join(f"{len(rows.tokens):,} {split} rows of {options.row_length}" for split, rows in splits.items())
         )
     # After reading: a data set of the hub knows its commit then. Held-out rows last: with them all is there.
     texts = [source.describe() for source in sources]
-    told.parent.mkdir(exist_ok=True)
     write_text(told, json.dumps(texts, indent=1))
     for split in sorted(splits, key=lambda split: split == "heldout"):
         splits[split].save(folder / "rows" / split)
+        splits[split] = TokenRows.load(folder / "rows" / split)  # lets go of the file it was packed in
     return splits, texts
 
 

@@ -142,7 +142,7 @@ class ShardHashes:
 
 def block_bytes(rows: Tensor) -> memoryview:
     """The bytes of contiguous rows, as they are in the file."""
-    return memoryview(rows.view(torch.uint8).numpy()).cast("B")
+    return rows.view(torch.uint8).numpy().data.cast("B")
 
 
 def all_finite(x: Tensor) -> bool:
