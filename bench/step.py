@@ -1,11 +1,10 @@
-"""How much a training step and a harvest cost beside the matrix products they cannot do without.
+"""How much a training step costs beside the matrix product it cannot do without.
 
-    python bench/step.py [--rounds 15] [--skip-harvest]
+    python bench/step.py [--rounds 15]
 
 Each round times the encoder product x @ W_enc alone and then one full step (forward, loss, backward, gradient clipping,
 projection, Adam, renormalisation, bookkeeping), so that a machine whose speed drifts slows both. The ratio's median and
-range are printed. Peak memory is that of a fresh process that makes the data, the autoencoder and three steps. The
-harvest is timed against a matrix product of the model's own shape; only linear layers are counted as its work.
+range are printed. Peak memory is that of a fresh process that makes the data, the autoencoder and three steps.
 """
 
 from __future__ import annotations
@@ -100,42 +99,10 @@ def three_steps(levels: str) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
-def time_harvest(rounds: int, name: str, site: str, pass_tokens: int, tokens: int = 8_192) -> dict[str, float]:
-    """Rate of the linear layers up to the site, as a share of one matrix product's rate."""
-    from matryo.sae.lm import capture, load_lm
-
-    lm = load_lm(name)
-    ids = torch.randint(10, lm.vocab_size, (tokens // 256, 256), generator=torch.Generator().manual_seed(0))
-    layers = int(site.split(".")[1]) + (0 if site.endswith("resid_pre") else 1)
-    linear = [
-        module.weight
-        for path, module in lm.model.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".layers." in f".{path}" and int(path.split(".")[2]) < layers
-    ]
-    flops = 2 * tokens * sum(weight.numel() for weight in linear)
-    largest = max(linear, key=torch.numel)
-    x, out = torch.randn(tokens, largest.shape[1]), torch.empty(tokens, largest.shape[0])
-    shares, rates = [], []
-    with torch.inference_mode():
-        for i in range(rounds + 1):
-            began = time.perf_counter()
-            for _ in range(8):
-                torch.mm(x, largest.t(), out=out)
-            rate = 8 * 2 * tokens * largest.numel() / (time.perf_counter() - began)
-            began = time.perf_counter()
-            capture(lm, ids, [site], pass_tokens=pass_tokens)
-            seconds = time.perf_counter() - began
-            if i:
-                shares.append(flops / seconds / rate)
-                rates.append(tokens / seconds)
-    return {"share": statistics.median(shares), "tokens_per_s": statistics.median(rates), "best_share": max(shares)}
-
-
 def main() -> None:
     """Print every figure, and write them as JSON beside."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--skip-harvest", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("bench/results/step.json"))
     options = parser.parse_args()
     found: dict[str, object] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
@@ -147,14 +114,6 @@ def main() -> None:
             f"({figures['ratio_low']:.2f}–{figures['ratio_high']:.2f}; {figures['product_gflops']:.0f} GFLOP/s), "
             f"peak memory of the process {figures['peak_gib']:.2f} GiB"
         )
-    if not options.skip_harvest:
-        for pass_tokens in (2_048, 8_192):  # the first is what capture chooses on a CPU
-            figures = time_harvest(max(3, options.rounds // 4), "smollm2", "blocks.10.resid_pre", pass_tokens)
-            found[f"harvest, {pass_tokens} tokens a pass"] = figures
-            print(
-                f"harvest     {figures['tokens_per_s']:.0f} tokens/s = {100 * figures['share']:.0f} % of the matrix "
-                f"product's rate (SmolLM2 to blocks.10.resid_pre, {pass_tokens:,} tokens a pass)"
-            )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
