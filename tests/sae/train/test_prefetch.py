@@ -12,7 +12,7 @@ from tests.sae.train.sessions import STEPS, all_same, session
 
 from matryo.sae.store import ShuffledBatches, open_activations
 from matryo.sae.store import batches as reading
-from matryo.sae.store.tables import shuffled_order
+from matryo.sae.store.batches import shuffled_order
 from matryo.sae.train import TrainConfig, train
 from matryo.sae.train.batches import BatchSource
 from matryo.sae.train.prefetch import Prefetched

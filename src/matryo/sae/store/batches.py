@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from matryo.sae.store.tables import Activations, shuffled_order
+from matryo.sae.store.tables import Activations
 from matryo.spine.seeding import numpy_generator
 
 CHUNK = 4_096
@@ -85,3 +86,17 @@ def in_order(table: Activations, split: str, batch_size: int) -> Iterator[Tensor
     rows = table.rows(split)
     for start in range(0, len(rows), batch_size):
         yield table.gather(split, rows[start : start + batch_size]).float()
+
+
+def shuffled_order(table: Activations, split: str, seed: int, epoch: int, chunk: int) -> np.ndarray:
+    """The order in which one pass reads a split's rows.
+
+    A shuffled store is read in long chunks, in random order: random single rows from a cold file would be ten times
+    slower. Any other array is permuted row by row.
+    """
+    rows = table.rows(split)
+    generator = numpy_generator(seed, "pass", split, epoch)
+    if not table.shuffled:
+        return generator.permutation(rows)
+    pieces = np.array_split(rows, max(1, -(-len(rows) // chunk)))
+    return np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])

@@ -26,7 +26,6 @@ from matryo.sae.store.layout import (
 )
 from matryo.sae.store.writer import FORMAT, MANIFEST, MEASURED_ROWS
 from matryo.spine.errors import unknown
-from matryo.spine.seeding import numpy_generator
 
 
 class Activations(Protocol):
@@ -287,17 +286,3 @@ def _check_size(path: Path, expected: int, split: str) -> None:
 def _check_split(split: str) -> None:
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-
-
-def shuffled_order(table: Activations, split: str, seed: int, epoch: int, chunk: int) -> np.ndarray:
-    """The order in which one pass reads a split's rows.
-
-    A shuffled store is read in long chunks, in random order: random single rows from a cold file would be ten times
-    slower. Any other array is permuted row by row.
-    """
-    rows = table.rows(split)
-    generator = numpy_generator(seed, "pass", split, epoch)
-    if not table.shuffled:
-        return generator.permutation(rows)
-    pieces = np.array_split(rows, max(1, -(-len(rows) // chunk)))
-    return np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])
