@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,15 +41,16 @@ def chunks(
         found = capture(lm, tokens, sites)
         flat = {}
         for site, values in found.items():
-            values = values[:, drop:]
-            finite = torch.isfinite(values).all(-1)
-            if not bool(finite.all()):
-                row, position = (~finite).nonzero()[0].tolist()
+            values = values[:, drop:].flatten(0, 1)
+            if not math.isfinite(float(values.sum(dtype=torch.float32))) and len(
+                bad := (~torch.isfinite(values)).any(1).nonzero()
+            ):
+                row, position = divmod(int(bad[0]), length)
                 raise ValueError(
                     f"{site} of row {start + row}, position {position + drop} is NaN or infinite in {lm.name}; "
                     "expected finite numbers: load the model in float32 or bfloat16"
                 )
-            flat[site] = values.reshape(-1, values.shape[-1])
+            flat[site] = values
         yield start * length, flat
 
 
@@ -64,6 +66,40 @@ def without_outliers(acts: Tensor, ratio: float = 10.0) -> Tensor:
         return acts
     norms = acts.norm(dim=1)
     return acts[norms <= ratio * norms.median()]
+
+
+class _Buffer:
+    """Rows in memory that is reserved once. What is shuffled is the order of their places; no row is moved."""
+
+    def __init__(self, capacity: int, like: Tensor) -> None:
+        self.rows = like.new_empty(capacity, like.shape[1], dtype=torch.float32)
+        self.norms = torch.empty(capacity)
+        self.held = torch.empty(0, dtype=torch.long)
+        """Places of the rows that are held, in the order in which they will be given."""
+        self._free = torch.arange(capacity)
+
+    def add(self, rows: Tensor) -> None:
+        """Put rows behind those held, in float32."""
+        places, self._free = self._free[: len(rows)], self._free[len(rows) :]
+        rows = rows.float()
+        self.rows.index_copy_(0, places.to(rows.device), rows)
+        self.norms[places] = rows.norm(dim=1).cpu()
+        self.held = torch.cat([self.held, places])
+
+    def mix(self, outlier_ratio: float, generator: torch.Generator) -> None:
+        """Drop outliers, and shuffle."""
+        norms = self.norms[self.held]
+        if outlier_ratio:
+            within = norms <= outlier_ratio * norms.median()
+            self._free = torch.cat([self._free, self.held[~within]])
+            self.held = self.held[within]
+        self.held = self.held[torch.randperm(len(self.held), generator=generator)]
+
+    def give(self, count: int) -> Tensor:
+        """The next rows, as a tensor of their own; their places are free again."""
+        places, self.held = self.held[:count], self.held[count:]
+        self._free = torch.cat([self._free, places])
+        return self.rows.index_select(0, places.to(self.rows.device))
 
 
 class ActivationStream:
@@ -100,24 +136,21 @@ class ActivationStream:
         """One pass over the rows."""
         generator = torch_generator(self.seed, "stream", self._pass)
         self._pass += 1
-        held: list[Tensor] = []
-        count = 0
+        buffer: _Buffer | None = None
         for _, found in chunks(self.lm, self.rows, [self.site]):
-            held.append(found[self.site].float())
-            count += len(held[-1])
-            if count >= self.buffer_tokens:
-                mixed = self._mixed(held, generator)
-                given = max(1, len(mixed) // 2 // self.batch_size) * self.batch_size
-                yield from mixed[:given].split(self.batch_size)
-                held, count = [mixed[given:].clone()], len(mixed) - given
-        if held:
-            for batch in self._mixed(held, generator).split(self.batch_size):
-                if len(batch) == self.batch_size:
-                    yield batch
-
-    def _mixed(self, held: list[Tensor], generator: torch.Generator) -> Tensor:
-        rows = without_outliers(torch.cat(held), self.outlier_ratio)
-        return rows[torch.randperm(len(rows), generator=generator)]
+            rows = found[self.site]
+            if buffer is None:
+                # A chunk, none longer than the first, may come on top of a buffer that lacks one row.
+                buffer = _Buffer(self.buffer_tokens + len(rows), rows)
+            buffer.add(rows)
+            if len(buffer.held) >= self.buffer_tokens:
+                buffer.mix(self.outlier_ratio, generator)
+                for _ in range(max(1, len(buffer.held) // 2 // self.batch_size)):
+                    yield buffer.give(self.batch_size)
+        if buffer is not None:
+            buffer.mix(self.outlier_ratio, generator)
+            while len(buffer.held) >= self.batch_size:
+                yield buffer.give(self.batch_size)
 
     def identity(self) -> dict[str, Any]:
         """What the activations are of."""

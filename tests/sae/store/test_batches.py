@@ -6,7 +6,7 @@ import torch
 from tests.sae.store.cases import FIRST, TRAIN, tokens_of, write_store
 
 from matryo.sae.store import ArrayActivations, ShuffledBatches, batches, in_order, open_activations
-from matryo.sae.store.tables import shuffled_order
+from matryo.sae.store.batches import shuffled_order
 
 BATCH = 23
 

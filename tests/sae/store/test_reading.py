@@ -1,5 +1,6 @@
 """Reading a store, or what stands in its place: exact, and a one-line error for whatever is wrong with it."""
 
+import hashlib
 import json
 import pickle
 
@@ -9,9 +10,17 @@ import torch
 from safetensors.torch import save_file
 from tests.sae.store.cases import D_IN, LAYOUT, stored, write_store
 
-from matryo.sae.store import ActivationStore, ArrayActivations, StoreConfig, in_order, open_activations
-from matryo.sae.store.layout import manifest_digest
-from matryo.spine.fetch import file_sha256
+from matryo.sae.store import (
+    ActivationStore,
+    ArrayActivations,
+    StoreConfig,
+    in_order,
+    layout,
+    open_activations,
+    tables,
+    writer,
+)
+from matryo.sae.store.layout import BLOCK_ROWS, manifest_digest
 
 
 def refix(folder) -> None:
@@ -19,7 +28,11 @@ def refix(folder) -> None:
     manifest = json.loads((folder / "store.json").read_text())
     for shards in manifest["shards"].values():
         for shard in shards:
-            shard["sha256"] = file_sha256(folder / shard["file"])
+            content = (folder / shard["file"]).read_bytes()
+            size = len(content) // shard["rows"] * BLOCK_ROWS
+            blocks = [content[start : start + size] for start in range(0, len(content), size)]
+            shard["sha256"] = hashlib.sha256(content).hexdigest()
+            shard["blocks"] = [hashlib.sha256(block).hexdigest() for block in blocks]
     rewrite(folder, manifest)
 
 
@@ -86,6 +99,35 @@ def test_a_shard_altered(tmp_path):
     message(error)
 
 
+def test_a_block_is_checked_when_it_is_first_read_and_no_other(tmp_path, monkeypatch):
+    for module in (layout, tables, writer):
+        monkeypatch.setattr(module, "BLOCK_ROWS", 10)
+    manifest = write_store(tmp_path).manifest
+    path = tmp_path / "train-00002.bin"
+    rows = path.read_bytes()
+    shard = manifest["shards"]["train"][2]
+    assert shard["sha256"] == hashlib.sha256(rows).hexdigest()
+    size = 10 * D_IN * 4
+    assert shard["blocks"] == [hashlib.sha256(rows[i : i + size]).hexdigest() for i in range(0, len(rows), size)]
+    assert len(shard["blocks"]) == 10
+    content = bytearray(rows)
+    content[93 * D_IN * 4] ^= 1  # in the last block, of seven rows
+    path.write_bytes(bytes(content))
+    store = ActivationStore(tmp_path)
+    read = []
+    real = tables.block_bytes
+    monkeypatch.setattr(tables, "block_bytes", lambda block: read.append(len(block)) or real(block))
+    first = 2 * 97
+    good = np.array([5, 89, 13, 8, 5]) + first
+    for _ in range(2):
+        assert torch.equal(store.gather("train", good), stored(store, "train")[torch.from_numpy(good)])
+        assert read == [10, 10, 10]
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"train-00002.bin was altered .* harvest again"):
+            store.gather("train", np.array([first + 90]))
+    assert read[3:] == [7, 7]
+
+
 def test_a_shard_missing(tmp_path):
     write_store(tmp_path)
     (tmp_path / "heldout-00003.bin").unlink()
@@ -110,8 +152,8 @@ def test_a_value_that_is_not_finite_is_named_by_shard_and_row(tmp_path, value, d
 
 def test_a_manifest_of_another_format(tmp_path):
     manifest = write_store(tmp_path).manifest
-    rewrite(tmp_path, manifest | {"format": 2})
-    with pytest.raises(ValueError, match=r"store.json has format 2; expected 1: harvest again") as error:
+    rewrite(tmp_path, manifest | {"format": 1})
+    with pytest.raises(ValueError, match=r"store.json has format 1; expected 2: harvest again") as error:
         open_activations(tmp_path)
     message(error)
 

@@ -7,11 +7,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from matryo.sae import activations
-from matryo.sae.activations import ActivationStream, capture_batches, chunks, site_width, without_outliers
+from matryo.sae.activations import ActivationStream, _Buffer, capture_batches, chunks, site_width, without_outliers
 from matryo.sae.lm import LM, capture
 from matryo.sae.nn import SAE, SAEConfig, build
 from matryo.sae.text import TokenRows
 from matryo.sae.train import Checkpoints, Interrupted, TrainConfig, train
+from matryo.spine.seeding import torch_generator
 
 ROWS, LENGTH, VOCAB, WIDTH = 67, 13, 101, 12
 SITES = ["blocks.0.mlp_out", "blocks.1.resid_pre"]
@@ -136,18 +137,48 @@ def test_the_stream_is_shuffled_and_every_pass_differs(lm, rows, captured):
 
 
 def test_the_buffer_is_bounded(lm, rows, monkeypatch):
-    held = []
-    mixed = ActivationStream._mixed
-    monkeypatch.setattr(
-        ActivationStream, "_mixed", lambda self, parts, g: held.append(sum(map(len, parts))) or mixed(self, parts, g)
-    )
+    held, memory = [], set()
+    mix = _Buffer.mix
+
+    def watched(buffer, *args):
+        held.append(len(buffer.held))
+        memory.add((buffer.rows.data_ptr(), len(buffer.rows)))
+        return mix(buffer, *args)
+
+    monkeypatch.setattr(_Buffer, "mix", watched)
     source, given, started = stream(lm, rows), 0, []
     monkeypatch.setattr(activations, "capture", lambda *a: started.append(given) or capture(*a))
     for batch in source:
         given += len(batch)
     assert max(held) < 150 + 4 * (LENGTH - 1) and len(held) > 5
+    assert [size for _, size in memory] == [150 + 4 * (LENGTH - 1)]  # reserved once
     # Rows go through the model when they are needed, not before.
     assert all(number * 4 * (LENGTH - 1) - before <= max(held) for number, before in enumerate(started))
+
+
+def by_moving_rows(source: ActivationStream, number: int):
+    """The same pass as written down in the simplest way: all rows are put together, dropped and moved in memory."""
+    generator = torch_generator(source.seed, "stream", number)
+    held, size = torch.empty(0, WIDTH), source.batch_size
+    for _, found in chunks(source.lm, source.rows, [source.site]):
+        held = torch.cat([held, found[source.site]])
+        if len(held) >= source.buffer_tokens:
+            held = without_outliers(held, source.outlier_ratio)
+            held = held[torch.randperm(len(held), generator=generator)]
+            given = max(1, len(held) // 2 // size) * size
+            yield from held[:given].split(size)
+            held = held[given:]
+    held = without_outliers(held, source.outlier_ratio)
+    held = held[torch.randperm(len(held), generator=generator)]
+    yield from (batch for batch in held.split(size) if len(batch) == size)
+
+
+@pytest.mark.parametrize("ratio", [0, 1.05])
+def test_it_gives_what_moving_the_rows_themselves_would(lm, rows, ratio):
+    source = stream(lm, rows, outlier_ratio=ratio)
+    for number in range(2):
+        ours, theirs = list(source), list(by_moving_rows(source, number))
+        assert len(ours) == len(theirs) > 10 and all(map(torch.equal, ours, theirs))
 
 
 def test_outliers_are_left_out_of_the_stream(lm, rows, captured):

@@ -61,7 +61,7 @@ def harvest_run(
     """Harvest into a new run folder, or into an unfinished one, and return it."""
     from matryo.sae.activations import site_width
     from matryo.sae.lm import load_lm, resolve_site
-    from matryo.sae.store import StoreWriter
+    from matryo.sae.store import BackgroundWriter, StoreWriter
 
     # Whatever can be refused without a run folder is refused before there is one.
     lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
@@ -80,12 +80,8 @@ def harvest_run(
             )
             for site in options.site
         }
-        with progress("harvest", sum(counts.values()), "tokens") as bar:
-            try:
-                _fill(lm, splits, writers, used, options.skip_first, bar)
-            finally:
-                for writer in writers.values():
-                    writer.commit()
+        with progress("harvest", sum(counts.values()), "tokens") as bar, BackgroundWriter(writers) as writing:
+            _fill(lm, splits, writing, used, options.skip_first, bar)
         about = {"lm": lm.identity(), "text": texts, "row_length": options.row_length, "skip_first": options.skip_first}
         about["rows"] = {split: rows.digest() for split, rows in splits.items()}
         for site, writer in writers.items():
@@ -95,15 +91,15 @@ def harvest_run(
     return run.path
 
 
-def _fill(lm: "LM", splits: dict[str, "TokenRows"], writers: Any, used: int, skip_first: bool, bar: Any) -> None:
+def _fill(lm: "LM", splits: dict[str, "TokenRows"], writing: Any, used: int, skip_first: bool, bar: Any) -> None:
     from matryo.sae.activations import chunks
 
+    # Before the first chunk is given: what is done is the thread's to change from then on.
+    done = {split: min(writer.done(split) for writer in writing.writers.values()) // used for split in splits}
     for split, rows in splits.items():
-        first = min(writer.done(split) for writer in writers.values()) // used
-        bar.advance(first * used)
-        for token, found in chunks(lm, rows, list(writers), first, skip_first):
-            for site, values in found.items():
-                writers[site].write(split, token, values.cpu())
+        bar.advance(done[split] * used)
+        for token, found in chunks(lm, rows, list(writing.writers), done[split], skip_first):
+            writing.write(split, token, {site: values.cpu() for site, values in found.items()})
             bar.advance(len(next(iter(found.values()))))
 
 
@@ -119,16 +115,17 @@ def token_rows(options: "TextOptions", lm: "LM", folder: Path) -> tuple[dict[str
     sources = [open_source(spec, say) for spec in options.text]
     config = check_text(options)
     with progress("text", None, "rows") as bar:
-        splits = pack_rows(sources, lm.encode, lm.bos_id, config)
+        (folder / "rows").mkdir(exist_ok=True)
+        splits = pack_rows(sources, lm.encode, lm.bos_id, config, folder / "rows")
         bar.note(
             ", ".join(f"{len(rows.tokens):,} {split} rows of {options.row_length}" for split, rows in splits.items())
         )
     # After reading: a data set of the hub knows its commit then. Held-out rows last: with them all is there.
     texts = [source.describe() for source in sources]
-    told.parent.mkdir(exist_ok=True)
     write_text(told, json.dumps(texts, indent=1))
     for split in sorted(splits, key=lambda split: split == "heldout"):
         splits[split].save(folder / "rows" / split)
+        splits[split] = TokenRows.load(folder / "rows" / split)  # lets go of the file it was packed in
     return splits, texts
 
 

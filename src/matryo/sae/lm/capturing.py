@@ -97,7 +97,8 @@ def _one_pass(lm: LM, tokens: Tensor, sites: Sequence[Site]) -> dict[Site, Tenso
         for site in sites:
             hooks.callback(attach(lm.model.get_submodule(site.module_path), site.at, reader(site)).remove)
         try:
-            lm.run(tokens)
+            with torch.inference_mode():
+                lm.run(tokens)
         except _ReachedLastSite:
             return seen
     missed = next(site for site in sites if site not in seen)

@@ -1,3 +1,4 @@
+from .background import BackgroundWriter
 from .batches import ShuffledBatches, in_order
 from .config import StoreConfig
 from .tables import ActivationStore, ArrayActivations, open_activations
@@ -6,6 +7,7 @@ from .writer import StoreWriter
 __all__ = [
     "ActivationStore",
     "ArrayActivations",
+    "BackgroundWriter",
     "ShuffledBatches",
     "StoreConfig",
     "StoreWriter",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from matryo.sae.store.tables import Activations, shuffled_order
+from matryo.sae.store.tables import Activations
 from matryo.spine.seeding import numpy_generator
 
 CHUNK = 4_096
@@ -24,6 +25,9 @@ class ShuffledBatches:
     The order depends on (seed, pass) only. `state()` and `restore()` go on within a pass without reading what came
     before. Rows at the end of a pass that do not fill a batch are left out; another pass leaves out others.
     """
+
+    read_ahead = 2
+    """Training may read this many batches ahead, in a thread: one to give, one to read meanwhile."""
 
     def __init__(self, table: Activations, split: str, batch_size: int, seed: int = 0) -> None:
         """Prepare to read.
@@ -45,24 +49,27 @@ class ShuffledBatches:
     def __iter__(self) -> Iterator[Tensor]:
         """The rest of the present pass."""
         order = shuffled_order(self.table, self.split, self.seed, self._pass, CHUNK)
-        carried: Tensor | None = None
         skip = self._given * self.batch_size
+        parts: list[Tensor] = []
+        count = 0
         for number, start in enumerate(range(0, len(order), WINDOW)):
             window = order[start : start + WINDOW]
             if skip >= len(window):
                 skip -= len(window)
                 continue
-            mixed = numpy_generator(self.seed, "window", self._pass, number).permutation(len(window))
-            # Gathered chunk by chunk, mixed in memory: a cold file is then read front to back.
-            rows = self.table.gather(self.split, window)[torch.from_numpy(mixed[skip:])]
+            # Gathered chunk by chunk, so that a cold file is read front to back; mixed in memory.
+            rows = self.table.gather(self.split, window)
+            mixed = torch.from_numpy(numpy_generator(self.seed, "window", self._pass, number).permutation(len(window)))
+            while skip < len(window):
+                taken = mixed[skip : skip + self.batch_size - count]
+                parts.append(rows.index_select(0, taken).float())
+                skip, count = skip + len(taken), count + len(taken)
+                if count == self.batch_size:
+                    batch = parts[0] if len(parts) == 1 else torch.cat(parts)
+                    parts, count = [], 0
+                    self._given += 1
+                    yield batch
             skip = 0
-            rows = rows if carried is None else torch.cat([carried, rows])
-            whole = len(rows) // self.batch_size * self.batch_size
-            # Not split(): it makes an empty batch of rows that are fewer than one.
-            for first in range(0, whole, self.batch_size):
-                self._given += 1
-                yield rows[first : first + self.batch_size].float()
-            carried = rows[whole:]
         self._pass, self._given = self._pass + 1, 0
 
     def state(self) -> dict[str, Any]:
@@ -79,3 +86,17 @@ def in_order(table: Activations, split: str, batch_size: int) -> Iterator[Tensor
     rows = table.rows(split)
     for start in range(0, len(rows), batch_size):
         yield table.gather(split, rows[start : start + batch_size]).float()
+
+
+def shuffled_order(table: Activations, split: str, seed: int, epoch: int, chunk: int) -> np.ndarray:
+    """The order in which one pass reads a split's rows.
+
+    A shuffled store is read in long chunks, in random order: random single rows from a cold file would be ten times
+    slower. Any other array is permuted row by row.
+    """
+    rows = table.rows(split)
+    generator = numpy_generator(seed, "pass", split, epoch)
+    if not table.shuffled:
+        return generator.permutation(rows)
+    pieces = np.array_split(rows, max(1, -(-len(rows) // chunk)))
+    return np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])

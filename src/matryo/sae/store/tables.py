@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -13,11 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matryo.sae.store.layout import SPLITS, ShardFiles, manifest_digest, slots_of
+from matryo.sae.store.layout import (
+    BLOCK_ROWS,
+    DTYPES,
+    SPLITS,
+    ShardFiles,
+    all_finite,
+    block_bytes,
+    manifest_digest,
+    slots_of,
+)
 from matryo.sae.store.writer import FORMAT, MANIFEST, MEASURED_ROWS
 from matryo.spine.errors import unknown
-from matryo.spine.fetch import file_sha256
-from matryo.spine.seeding import numpy_generator
 
 
 class Activations(Protocol):
@@ -42,7 +50,7 @@ class Activations(Protocol):
 
 
 class ActivationStore:
-    """A finished store. Every shard's hash is checked when it is first read."""
+    """A finished store. The hash of every block of 4,096 rows is checked when one of them is first read."""
 
     shuffled = True
 
@@ -61,7 +69,7 @@ class ActivationStore:
             split: ShardFiles(folder, split, rows, self.d_in, self.manifest["dtype"], self.manifest["shard_rows"])
             for split, rows in self.manifest["rows"].items()
         }
-        self._open: dict[tuple[str, int], Tensor] = {}
+        self._open: dict[tuple[str, int], tuple[Tensor, np.ndarray]] = {}
         for split, files in self.files.items():
             for shard in range(files.count):
                 _check_size(files.path(shard), files.bytes_in(shard), split)
@@ -87,21 +95,22 @@ class ActivationStore:
             ValueError: a shard was altered, or holds a NaN or infinite value (shard and row are named).
         """
         files = self.files[split]
+        out = torch.empty(len(index), self.d_in, dtype=DTYPES[files.dtype])
         shard = index // files.shard_rows
-        out: Tensor | None = None
-        for number in np.unique(shard):
-            mine = torch.from_numpy(np.flatnonzero(shard == number))
-            local = torch.from_numpy(index[shard == number] - number * files.shard_rows)
-            rows = self._shard(split, int(number))[local]
-            if not math.isfinite(float(rows.sum(dtype=torch.float64))):
-                bad = int(local[(~torch.isfinite(rows)).any(1)][0])
+        for number in np.unique(shard).tolist():
+            mine = np.flatnonzero(shard == number)
+            local = index[mine] - number * files.shard_rows
+            rows = self._checked(split, number, local).index_select(0, torch.from_numpy(local))
+            if not all_finite(rows):
+                bad = int(local[(~torch.isfinite(rows)).any(1).numpy()][0])
                 raise ValueError(
-                    f"row {bad} of {files.path(int(number))} is NaN or infinite; expected finite numbers: harvest again"
+                    f"row {bad} of {files.path(number)} is NaN or infinite; expected finite numbers: harvest again"
                 )
-            if out is None:
-                out = rows.new_empty(len(index), self.d_in)
-            out[mine] = rows
-        return torch.empty(0, self.d_in) if out is None else out
+            if mine[-1] - mine[0] < len(mine):
+                out[mine[0] : mine[-1] + 1] = rows
+            else:
+                out.index_copy_(0, torch.from_numpy(mine), rows)
+        return out
 
     def in_token_order(self, chunk: int = 8_192) -> Iterator[tuple[int, Tensor]]:
         """All activations of the training text, outliers too, in token order: (number of the first token, rows)."""
@@ -119,13 +128,20 @@ class ActivationStore:
         """What the activations are of."""
         return self.manifest["about"]
 
-    def _shard(self, split: str, number: int) -> Tensor:
+    def _checked(self, split: str, number: int, local: np.ndarray) -> Tensor:
+        """A shard, once the blocks that some of its rows lie in are known to be what was written."""
         if (split, number) not in self._open:
-            path = self.files[split].path(number)
-            if file_sha256(path) != self.manifest["shards"][split][number]["sha256"]:
+            rows = self.files[split].open(number)
+            self._open[split, number] = rows, np.zeros(-(-len(rows) // BLOCK_ROWS), dtype=bool)
+        rows, seen = self._open[split, number]
+        blocks = local // BLOCK_ROWS
+        for block in np.unique(blocks[~seen[blocks]]).tolist():
+            found = hashlib.sha256(block_bytes(rows[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS])).hexdigest()
+            if found != self.manifest["shards"][split][number]["blocks"][block]:
+                path = self.files[split].path(number)
                 raise ValueError(f"shard {path} was altered since it was written; expected its hash: harvest again")
-            self._open[split, number] = self.files[split].open(number)
-        return self._open[split, number]
+            seen[block] = True
+        return rows
 
 
 class ArrayActivations:
@@ -179,7 +195,7 @@ class ArrayActivations:
 
     def gather(self, split: str, index: np.ndarray) -> Tensor:
         """Those rows of the array."""
-        return self.array[torch.from_numpy(index)]
+        return self.array.index_select(0, torch.from_numpy(index))  # ten times faster than array[index]
 
     def identity(self) -> dict[str, Any]:
         """Its name and shape."""
@@ -270,17 +286,3 @@ def _check_size(path: Path, expected: int, split: str) -> None:
 def _check_split(split: str) -> None:
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-
-
-def shuffled_order(table: Activations, split: str, seed: int, epoch: int, chunk: int) -> np.ndarray:
-    """The order in which one pass reads a split's rows.
-
-    A shuffled store is read in long chunks, in random order: random single rows from a cold file would be ten times
-    slower. Any other array is permuted row by row.
-    """
-    rows = table.rows(split)
-    generator = numpy_generator(seed, "pass", split, epoch)
-    if not table.shuffled:
-        return generator.permutation(rows)
-    pieces = np.array_split(rows, max(1, -(-len(rows) // chunk)))
-    return np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])

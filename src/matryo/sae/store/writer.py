@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,23 @@ import torch
 from torch import Tensor
 
 from matryo.sae.store.config import StoreConfig
-from matryo.sae.store.layout import DTYPES, ShardFiles, manifest_digest, slots_of
+from matryo.sae.store.layout import (
+    BLOCK_ROWS,
+    DTYPES,
+    ShardFiles,
+    ShardHashes,
+    all_finite,
+    manifest_digest,
+    slots_of,
+)
 from matryo.spine.config import diff, to_dict, write_text
 from matryo.spine.errors import check_space
-from matryo.spine.fetch import file_sha256
 
 MANIFEST, JOURNAL = "store.json", "journal.json"
-FORMAT = 1
+FORMAT = 2
 JOURNAL_SECONDS = 5.0
-MEASURED_ROWS = 8_192
-"""Rows measured at a time."""
+MEASURED_ROWS = 512
+"""Rows measured at a time: few enough to stay in the cache."""
 
 
 class StoreWriter:
@@ -68,8 +75,9 @@ class StoreWriter:
         check_space(folder, missing, f"the activations of {sum(tokens.values()):,} tokens")
         for files in self.files.values():
             files.allocate()
-        self._open: dict[tuple[str, int], tuple[np.memmap[Any, Any], Tensor]] = {}
-        self._journal_at = time.monotonic()
+        self._unsynced: set[tuple[str, int]] = set()
+        self._stored: Tensor | None = None
+        self._journal_at = time.monotonic() + JOURNAL_SECONDS
 
     def done(self, split: str) -> int:
         """Tokens of a split that are safely written."""
@@ -87,8 +95,8 @@ class StoreWriter:
                 f"tokens {first} to {first + len(values)} of the {split} split were given; expected the next to start "
                 f"at {self.done(split)} or before and to end by {self.tokens[split]}: write them in order"
             )
-        stored = values.to(DTYPES[self.config.dtype])
-        if not bool(torch.isfinite(stored).all()):
+        stored = self._converted(values)
+        if not all_finite(stored):
             bad = int((~torch.isfinite(stored)).any(1).nonzero()[0])
             why = "too large for " + self.config.dtype if bool(torch.isfinite(values[bad]).all()) else "NaN or infinite"
             raise ValueError(
@@ -100,20 +108,25 @@ class StoreWriter:
         start = 0
         for part in parts:
             files = self.files[part]
-            inside = (slots >= start) & (slots < start + files.rows)
-            local = slots[inside] - start
-            self._scatter(part, local, stored[torch.from_numpy(inside)])
+            inside = np.flatnonzero((slots >= start) & (slots < start + files.rows))
+            self._scatter(part, slots[inside] - start, stored.index_select(0, torch.from_numpy(inside)))
             start += files.rows
         self._done[split] = first + len(values)
-        if time.monotonic() - self._journal_at > JOURNAL_SECONDS:
+        if time.monotonic() >= self._journal_at:
             self.commit()
 
     def commit(self) -> None:
-        """Push what was written to disk, then say so in the journal."""
-        for array, _ in self._open.values():
-            array.flush()
+        """Push what was written to disk, then say so in the journal.
+
+        `write` does so every five seconds, or less often where it takes longer than one: a sixth of the time at most.
+        """
+        began = time.monotonic()
+        for split, shard in sorted(self._unsynced):
+            self.files[split].sync(shard)
+        self._unsynced.clear()
         _write_json(self.folder / JOURNAL, {"layout": self._layout, "done": self._done})
-        self._journal_at = time.monotonic()
+        now = time.monotonic()
+        self._journal_at = now + JOURNAL_SECONDS * max(1.0, now - began)
 
     def finish(self, about: Mapping[str, Any]) -> None:
         """Hash the shards, measure mean, scale and outliers, and write the manifest.
@@ -130,14 +143,7 @@ class StoreWriter:
                 raise ValueError(
                     f"{self.done(split):,} tokens of the {split} split were written; expected {count:,}: write the rest"
                 )
-        shards = {
-            split: [
-                {"file": files.path(i).name, "rows": files.rows_in(i), "sha256": file_sha256(files.path(i))}
-                for i in range(files.count)
-            ]
-            for split, files in self.files.items()
-        }
-        measured = _measure(self.files, self.config)
+        shards, measured = _measure(self.files, self.config)
         manifest = {
             "format": FORMAT,
             "d_in": self.d_in,
@@ -151,21 +157,26 @@ class StoreWriter:
             "about": dict(about),
         }
         _write_json(self.folder / MANIFEST, manifest | {"digest": manifest_digest(manifest)})
-        self._open.clear()
+
+    def _converted(self, values: Tensor) -> Tensor:
+        """The values in the store's format, in memory that is used again for the next ones."""
+        if self._stored is None or len(self._stored) < len(values):
+            self._stored = torch.empty(len(values), self.d_in, dtype=DTYPES[self.config.dtype])
+        return self._stored[: len(values)].copy_(values)
 
     def _scatter(self, split: str, local: np.ndarray, values: Tensor) -> None:
+        """Write rows to slots of a split; shard by shard, each from front to back."""
         files = self.files[split]
+        order = np.argsort(local)
+        local, values = local[order], values.index_select(0, torch.from_numpy(order))
         shard = local // files.shard_rows
-        for index in np.unique(shard):
-            mine = shard == index
-            at = torch.from_numpy(local[mine] - index * files.shard_rows)
-            self._shard(split, int(index))[at] = values[torch.from_numpy(mine)]
-
-    def _shard(self, split: str, index: int) -> Tensor:
-        if (split, index) not in self._open:
-            array = self.files[split].map(index, write=True)
-            self._open[split, index] = array, self.files[split].as_tensor(array)
-        return self._open[split, index][1]
+        ends = np.flatnonzero(np.diff(shard, append=-1)) + 1
+        start = 0
+        for end in ends.tolist():
+            index = int(shard[start])
+            self._unsynced.add((split, index))
+            files.put(index, (local[start:end] - index * files.shard_rows).tolist(), values[start:end])
+            start = end
 
     def _read_journal(self) -> dict[str, int]:
         path = self.folder / JOURNAL
@@ -185,37 +196,43 @@ class StoreWriter:
 
 
 @torch.no_grad()
-def _measure(files: Mapping[str, ShardFiles], config: StoreConfig) -> dict[str, Any]:
-    """Mean and scale of the training split without its outliers, and the outliers' slots in every split."""
-    norms = {
-        split: torch.cat([torch.zeros(0), *(rows.float().norm(dim=1) for rows in _pieces(f))])
-        for split, f in files.items()
-    }
+def _measure(files: Mapping[str, ShardFiles], config: StoreConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Every file read once: its hashes; mean and scale of the training split without its outliers; all outliers."""
+    shards: dict[str, Any] = {}
+    norms: dict[str, Tensor] = {}
+    total = torch.zeros(files["train"].d_in, dtype=torch.float64)
+    for split, f in files.items():
+        shards[split], norms[split] = [], torch.empty(f.rows)
+        for shard in range(f.count):
+            hashes = ShardHashes()
+            start = shard * f.shard_rows
+            for rows in f.open(shard).split(BLOCK_ROWS):
+                hashes.update(rows)
+                for piece in rows.split(MEASURED_ROWS):
+                    plain = piece.float()
+                    torch.linalg.vector_norm(plain, dim=1, out=norms[split][start : start + len(piece)])
+                    total += plain.sum(0, dtype=torch.float64) if split == "train" else 0
+                    start += len(piece)
+            shards[split].append({"file": f.path(shard).name, "rows": f.rows_in(shard), **hashes.found()})
     median = float(norms["train"].median())
     limit = config.outlier_ratio * median if config.outlier_ratio else math.inf
-    total = torch.zeros(files["train"].d_in, dtype=torch.float64)
-    start = 0
-    for rows in _pieces(files["train"]):
-        total += rows[norms["train"][start : start + len(rows)] <= limit].sum(0, dtype=torch.float64)
-        start += len(rows)
+    outliers = {split: (values > limit).nonzero().view(-1) for split, values in norms.items()}
+    for shard in (outliers["train"] // files["train"].shard_rows).unique().tolist():
+        slots = outliers["train"] - shard * files["train"].shard_rows
+        inside = slots[(slots >= 0) & (slots < files["train"].shard_rows)]
+        total -= files["train"].open(shard).index_select(0, inside).double().sum(0)
     kept = norms["train"][norms["train"] <= limit].double()
     mean_square = float(kept.square().mean())
     if not mean_square > 0:
         raise ValueError(
             "all activations of the training split are 0; expected some that are not: check model and site"
         )
-    return {
+    return shards, {
         "mean": (total / len(kept)).tolist(),
         "scale": math.sqrt(files["train"].d_in / mean_square),
         "median_norm": median,
-        "outliers": {split: (values > limit).nonzero().view(-1).tolist() for split, values in norms.items()},
+        "outliers": {split: slots.tolist() for split, slots in outliers.items()},
     }
-
-
-def _pieces(files: ShardFiles) -> Iterator[Tensor]:
-    """All rows in stored order, a few at a time."""
-    for shard in range(files.count):
-        yield from files.open(shard).split(MEASURED_ROWS)
 
 
 def _write_json(path: Path, value: Any) -> None:

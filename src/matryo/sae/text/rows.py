@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 
 from matryo.sae.text.documents import Document, Source
 from matryo.sae.text.split import SplitBy, assign, batches, interleave
+from matryo.sae.text.spool import Spool
 
 _ARRAYS = ("tokens", "document")
+_HASHED_ROWS = 4_096
+"""Rows hashed at a time: they may lie on disk and be more than memory holds."""
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -92,7 +95,8 @@ class TokenRows:
         """SHA-256 over tokens, document indices and names, as 64 hexadecimal digits."""
         state = hashlib.sha256(json.dumps([self.tokens.shape, self.names]).encode())
         for array in (self.tokens, self.document):
-            state.update(np.ascontiguousarray(array, dtype="<i4").tobytes())
+            for start in range(0, len(array), _HASHED_ROWS):
+                state.update(np.ascontiguousarray(array[start : start + _HASHED_ROWS], dtype="<i4").data)
         return state.hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -110,7 +114,7 @@ class TokenRows:
 
     @classmethod
     def load(cls, folder: Path) -> TokenRows:
-        """Read what `save` wrote.
+        """Read what `save` wrote, by memory map.
 
         Raises:
             FileNotFoundError: The folder holds no rows.
@@ -122,7 +126,7 @@ class TokenRows:
         altered = ValueError(f"{folder}: the token rows do not match their digest; pack them again")
         try:
             record = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
-            tokens, document = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS)
+            tokens, document = (np.load(folder / f"{name}.npy", "c", allow_pickle=False) for name in _ARRAYS)
             rows = cls(tokens, document, tuple(record["names"]), record["split_by"])
         except (ValueError, EOFError, KeyError, TypeError) as error:  # cut short, or not what save wrote
             raise altered from error
@@ -132,7 +136,11 @@ class TokenRows:
 
 
 def pack_rows(
-    sources: Sequence[Source], encode: Encode, bos_id: int, config: RowsConfig | None = None
+    sources: Sequence[Source],
+    encode: Encode,
+    bos_id: int,
+    config: RowsConfig | None = None,
+    folder: Path | None = None,
 ) -> dict[str, TokenRows]:
     """Pack the documents of the sources into rows.
 
@@ -144,6 +152,7 @@ def pack_rows(
         encode: Texts to token ids, without special tokens.
         bos_id: Token put at position 0 of every row.
         config: Row length, budget and split; the defaults if not given.
+        folder: Where the rows grow, in unnamed files: memory holds none of them. The system's place if not given.
 
     Returns:
         `"train"` and `"heldout"`, and `"calibration"` if it has a fraction; held-out has no rows only if its fraction
@@ -155,12 +164,16 @@ def pack_rows(
     config = config or RowsConfig()
     if not sources:
         raise ValueError("no text source given: expected at least one, e.g. pydocs")
+
+    def packer(limit: int | None) -> _Packer:
+        return _Packer(config, limit, bos_id, folder)
+
     by: SplitBy
     for by in ("group", "document"):
-        parts = _pack_parts(sources, encode, config, by)
+        parts = _pack_parts(sources, encode, config, by, packer)
         if parts is not None:
-            return {name: part.rows(bos_id, by) for name, part in parts.items()}
-    return _pack_last_rows(sources, encode, bos_id, config)
+            return {name: part.rows(by) for name, part in parts.items()}
+    return _pack_last_rows(sources, encode, config, packer)
 
 
 def _wanted_rows(config: RowsConfig) -> dict[str, int | None]:
@@ -177,10 +190,14 @@ def _share(rows: int, fraction: float) -> int:
 
 
 def _pack_parts(
-    sources: Sequence[Source], encode: Encode, config: RowsConfig, by: SplitBy
+    sources: Sequence[Source],
+    encode: Encode,
+    config: RowsConfig,
+    by: SplitBy,
+    packer: Callable[[int | None], _Packer],
 ) -> dict[str, _Packer] | None:
     """Pack with whole groups or documents in one part; None if that leaves a part without a row."""
-    parts = {part: _Packer(config, limit) for part, limit in _wanted_rows(config).items()}
+    parts = {part: packer(limit) for part, limit in _wanted_rows(config).items()}
     part_of, stream = assign(interleave(sources), by, config.fractions, config.seed)
     if part_of is None:
         return None
@@ -194,11 +211,13 @@ def _pack_parts(
     return parts if enough else None
 
 
-def _pack_last_rows(sources: Sequence[Source], encode: Encode, bos_id: int, config: RowsConfig) -> dict[str, TokenRows]:
+def _pack_last_rows(
+    sources: Sequence[Source], encode: Encode, config: RowsConfig, make: Callable[[int | None], _Packer]
+) -> dict[str, TokenRows]:
     """Pack everything in order and take the other parts from the last rows: for a single document."""
     wanted = _wanted_rows(config)
     limit = None if config.max_tokens is None else sum(count or 0 for count in wanted.values())
-    packer = _Packer(config, limit)
+    packer = make(limit)
     for batch in batches(("", document) for document in interleave(sources)):
         for (_, document, _), ids in zip(batch, encode([text for *_, text in batch]), strict=True):
             packer.add(ids, document)
@@ -211,7 +230,7 @@ def _pack_last_rows(sources: Sequence[Source], encode: Encode, bos_id: int, conf
             f"the text is {packer.n_tokens} tokens: expected at least {needed} rows of {config.row_length} "
             f"({parts}); give more text or a smaller row length"
         )
-    rows = packer.rows(bos_id, "row")
+    rows = packer.rows("row")
     end, cut = len(rows.tokens), {}
     for part, fraction in config.fractions.items():
         count = wanted[part] if packer.full else _share(len(rows.tokens), fraction)
@@ -224,21 +243,21 @@ def _pack_last_rows(sources: Sequence[Source], encode: Encode, bos_id: int, conf
     }
 
 
-@dataclass
 class _Packer:
-    """Accumulates token ids up to a number of rows (None: no limit)."""
+    """Packs token ids into rows on disk, up to a number of rows (None: no limit)."""
 
-    config: RowsConfig
-    limit: int | None
-    ids: list[NDArray[np.int32]] = field(default_factory=list)
-    document: list[NDArray[np.int32]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    n_tokens: int = 0
+    def __init__(self, config: RowsConfig, limit: int | None, bos_id: int, folder: Path | None) -> None:
+        self.config, self.limit = config, limit
+        self.names: list[str] = []
+        self.n_tokens = 0
+        # Of tokens and of the documents they are from: what stands in column 0, the rows, and the row begun.
+        self._first = (bos_id, -1)
+        self._spools = [Spool(config.row_length, folder) for _ in _ARRAYS]
+        self._begun = [np.empty(0, np.int32) for _ in _ARRAYS]
 
     @property
     def n_rows(self) -> int:
-        rows = self.n_tokens // (self.config.row_length - 1)
-        return rows if self.limit is None else min(rows, self.limit)
+        return self._spools[0].rows
 
     @property
     def full(self) -> bool:
@@ -255,17 +274,21 @@ class _Packer:
         self._append(np.asarray(ids, dtype=np.int32), len(self.names) - 1)
 
     def _append(self, ids: NDArray[np.int32], index: int) -> None:
-        self.ids.append(ids)
-        self.document.append(np.full(len(ids), index, dtype=np.int32))
         self.n_tokens += len(ids)
-
-    def rows(self, bos_id: int, split_by: SplitBy) -> TokenRows:
-        """The full rows, with BOS at position 0; names of documents that ended up in none are left out."""
         width = self.config.row_length - 1
-        shape = (self.n_rows, width)
-        flat = [np.concatenate([*arrays, np.empty(0, np.int32)]) for arrays in (self.ids, self.document)]
-        text, document = (array[: self.n_rows * width].reshape(shape) for array in flat)
-        tokens = np.concatenate([np.full((self.n_rows, 1), bos_id, np.int32), text], axis=1)
-        document = np.concatenate([np.full((self.n_rows, 1), -1, np.int32), document], axis=1)
+        added = (ids, np.full(len(ids), index, dtype=np.int32))
+        begun = [np.concatenate(both) for both in zip(self._begun, added, strict=True)]
+        count = len(begun[0]) // width
+        if self.limit is not None:
+            count = min(count, self.limit - self.n_rows)
+        for spool, first, flat in zip(self._spools, self._first, begun, strict=True):
+            rows = np.full((count, width + 1), first, np.int32)
+            rows[:, 1:] = flat[: count * width].reshape(count, width)
+            spool.append(rows)
+        self._begun = [flat[count * width :] for flat in begun]
+
+    def rows(self, split_by: SplitBy) -> TokenRows:
+        """The full rows; names of documents that ended up in none are left out."""
+        tokens, document = (spool.array() for spool in self._spools)
         n_names = int(document.max(initial=-1)) + 1
         return TokenRows(tokens, document, tuple(self.names[:n_names]), split_by)

@@ -17,6 +17,7 @@ from matryo.sae.train.batches import Batch, BatchSource, as_batch
 from matryo.sae.train.checkpoint import Checkpoints
 from matryo.sae.train.config import TrainConfig
 from matryo.sae.train.member import Member
+from matryo.sae.train.prefetch import Prefetched
 from matryo.spine.config import diff, to_dict
 
 Metrics = dict[str, float]
@@ -77,9 +78,11 @@ def train(
     """
     config = config or TrainConfig()
     held = None if calibration is None else _checked(calibration)
-    run = _Run(_named(saes), BatchSource(batches), config, checkpoints)
-    run.begin(batches, resume, fresh)
-    run.loop(on_step, should_stop)
+    source = Prefetched(BatchSource(batches), getattr(batches, "read_ahead", 0))
+    run = _Run(_named(saes), source, config, checkpoints)
+    with source:
+        run.begin(batches, resume, fresh)
+        run.loop(on_step, should_stop)
     return run.finish(held)
 
 
@@ -87,7 +90,7 @@ class _Run:
     """The state of one call of `train`."""
 
     def __init__(
-        self, saes: dict[str, SAE], source: BatchSource, config: TrainConfig, checkpoints: Checkpoints | None
+        self, saes: dict[str, SAE], source: Prefetched, config: TrainConfig, checkpoints: Checkpoints | None
     ) -> None:
         self.members = {name: Member(sae, config) for name, sae in saes.items()}
         self.source, self.config, self.checkpoints = source, config, checkpoints
@@ -102,7 +105,9 @@ class _Run:
         saved = self.checkpoints.newest() if resume and self.checkpoints else None
         if saved is not None:
             self._restore(*saved)
+            self.source.limit = self.steps - self.step
             return
+        self.source.limit = self.steps
         self.first = self.source.take()
         if self.first is None:
             raise ValueError("there are 0 batches; expected at least one")
