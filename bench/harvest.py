@@ -1,6 +1,6 @@
 """How fast activations are harvested, beside the model's own matrix products and beside plain `transformers`.
 
-    python bench/harvest.py [--rounds 15] [--lm smollm2] [--site blocks.10.resid_pre] [--tokens 60000]
+    python bench/harvest.py [--rounds 15] [--minutes 10] [--lm smollm2] [--site blocks.10.resid_pre] [--tokens 60000]
 
 Each round times, for one batch shape after another: a matrix product of the model's largest layer (the rate everything
 is measured against; only linear layers count as the model's work), a forward pass of plain `transformers` stopped by a
@@ -43,7 +43,12 @@ def seconds(call: Callable[[], object]) -> float:
 def interval(values: list[float]) -> dict[str, float]:
     """Median and the range of nine tenths of the values."""
     low = sorted(values)
-    return {"median": statistics.median(low), "low": low[len(low) // 20], "high": low[-1 - len(low) // 20]}
+    return {
+        "rounds": len(low),
+        "median": statistics.median(low),
+        "low": low[len(low) // 20],
+        "high": low[-1 - len(low) // 20],
+    }
 
 
 def linear_weights(model: torch.nn.Module, layers: int) -> list[torch.Tensor]:
@@ -75,7 +80,7 @@ def plain_pass(model: torch.nn.Module, layer: int) -> Callable[[torch.Tensor], t
     return run
 
 
-def compare(name: str, site: str, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+def compare(name: str, site: str, rounds: int, minutes: float) -> dict[str, dict[str, dict[str, float]]]:
     """Shares of the matrix product's rate by batch shape, ours and plain `transformers`', and their ratio.
 
     What is timed is one pass. `harvest` is what the command does with rows of that length: passes of its own choice.
@@ -99,8 +104,11 @@ def compare(name: str, site: str, rounds: int) -> dict[str, dict[str, dict[str, 
             torch.mm(x, largest.t(), out=out)
 
     found: dict[str, dict[str, list[float]]] = {}
+    until = time.monotonic() + 60 * minutes
     with torch.inference_mode():
         for i in range(rounds + 1):
+            if i > 1 and time.monotonic() > until:
+                break
             for row_length, tokens in SHAPES:
                 ids = torch.randint(10, lm.vocab_size, (tokens // row_length, row_length))
                 own = torch.randint(10, lm.vocab_size, (max(1, CPU_PASS_TOKENS // row_length), row_length))
@@ -156,6 +164,7 @@ def main() -> None:
     """Print every figure, and write them as JSON beside."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--minutes", type=float, default=10, help="no new round is begun after so many")
     parser.add_argument("--lm", default="smollm2")
     parser.add_argument("--site", default="blocks.10.resid_pre")
     parser.add_argument("--tokens", type=int, default=60_000, help="of the whole command; 0 to leave it out")
@@ -164,7 +173,7 @@ def main() -> None:
     if not options.site.endswith("resid_pre"):
         parser.error(f"--site is {options.site}: expected blocks.N.resid_pre, where plain transformers can be stopped")
     found: dict[str, object] = {"threads": torch.get_num_threads(), "torch": torch.__version__, "lm": options.lm}
-    found["shapes"] = shapes = compare(options.lm, options.site, options.rounds)
+    found["shapes"] = shapes = compare(options.lm, options.site, options.rounds, options.minutes)
     for shape, numbers in shapes.items():
         print(shape)
         for label, value in numbers.items():
