@@ -1,17 +1,21 @@
-"""Which documents are held out, and the order in which several sources are read.
+"""Which documents are trained on, and the order in which several sources are read.
 
-The split. Each group gets u = hash(seed, group) ∈ [0, 1). Of the groups met in the first documents (up to 64 groups
-or about 256 documents), the fraction with the smallest u is kept apart, at least one and not all; of groups met later
-those with u < fraction. So it depends on the seed and on the text, not on the budget. Where this leaves a part without
-a full row, the unit of the split becomes the document, and at last the row (the last rows are kept apart);
-`TokenRows.split_by` records which it was. What is kept apart is the held-out part and, where one is wanted, the
-calibration part: these two share groups, but no document, so that what is set on one holds on the other.
+The split keeps groups whole. Each group, when it is first met, gets a place u ∈ [0, 1): held out where u < h, set aside
+for calibration where h ≤ u < h + c, trained on elsewhere (h, c the two fractions). For a group without a stratum u is a
+hash of seed and group. Groups of a stratum (a kind of text, such as a package) get theirs by permuted blocks: of every
+`_BLOCK` successive groups of the stratum one falls into each 1/`_BLOCK` of [0, 1), in an order drawn from the seed.
+Every part is then a sample of every stratum in the same proportion, and what is set on one part holds on another up to
+sampling error. Of the groups met in the first documents (up to 64 groups or about 256 documents) exactly the fractions
+are taken, smallest places first and at least one group for each part. So the split depends on the seed and on the
+text, not on the budget. Where it leaves a part without a full row, the unit becomes the document, and at last the row
+(the last rows are held out, those before them calibrated on); `TokenRows.split_by` records which it was.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -19,6 +23,7 @@ from matryo.sae.text.documents import Document, Source
 
 SplitBy = Literal["group", "document", "row"]
 
+_BLOCK = 20  # groups; fractions down to 5 % are then met in every block
 _LOOK_AHEAD_GROUPS = 64
 _LOOK_AHEAD_DOCUMENTS, _LOOK_AHEAD_CHARS = 256, 4_000_000  # once there are two groups
 _SINGLE_GROUP_CHARS = 64_000_000  # after so much text of one group, no other is expected
@@ -31,46 +36,70 @@ def assign(
 ) -> tuple[Callable[[Document], str] | None, Iterator[Document]]:
     """The part of each document, and the stream again with what was read ahead put back.
 
-    `fractions` are those of the parts other than "train". The function is None if there is too little to divide.
+    `fractions` are those of the parts other than "train". The function must be asked in the order of the stream. It is
+    None if there is too little to divide.
     """
     fractions = {part: fraction for part, fraction in fractions.items() if fraction > 0}
     if not fractions:
         return (lambda _: "train"), stream
-    apart = sum(fractions.values())
+    places = _Places(seed)
     ahead: list[Document] = []
-    units: set[str] = set()
+    met: dict[str, float] = {}
     n_chars = 0
     for document in stream:
         ahead.append(document)
-        units.add(_unit(document, by))
+        unit = _unit(document, by)
+        if unit not in met:
+            met[unit] = places.draw(unit, document.stratum)
         n_chars += len(document.text)
         long = len(ahead) >= _LOOK_AHEAD_DOCUMENTS or n_chars >= _LOOK_AHEAD_CHARS
-        if len(units) >= _LOOK_AHEAD_GROUPS or (long and len(units) > 1) or n_chars >= _SINGLE_GROUP_CHARS:
+        enough = len(met) > len(fractions)
+        if len(met) >= _LOOK_AHEAD_GROUPS or (long and enough) or n_chars >= _SINGLE_GROUP_CHARS:
             break
-    if len(units) < 2:
+    if len(met) <= len(fractions):
         return None, stream
-    n_apart = min(max(1, round(len(units) * apart)), len(units) - 1)
-    kept = set(sorted(units, key=lambda unit: _place(seed, unit))[:n_apart])
+    counts = {part: max(1, round(len(met) * fraction)) for part, fraction in fractions.items()}
+    while sum(counts.values()) >= len(met):
+        counts[max(counts, key=lambda part: counts[part])] -= 1
+    ranked = iter(sorted(met, key=lambda unit: met[unit]))
+    part_of = {unit: part for part, count in counts.items() for unit in itertools.islice(ranked, count)}
+    part_of |= dict.fromkeys(ranked, "train")
 
-    def part_of(document: Document) -> str:
+    def part(document: Document) -> str:
         unit = _unit(document, by)
-        if unit not in kept if unit in units else _place(seed, unit) >= apart:
-            return "train"
-        # The pieces of one long text (name, name#2, …) stay together.
-        place = apart * _place(seed, f"apart/{document.name.partition('#')[0]}")
-        ends = itertools.accumulate(fractions.values())
-        return next((part for part, end in zip(fractions, ends, strict=True) if place < end), "heldout")
+        if unit not in part_of:
+            place = places.draw(unit, document.stratum)
+            ends = itertools.accumulate(fractions.values())
+            part_of[unit] = next((name for name, end in zip(fractions, ends, strict=True) if place < end), "train")
+        return part_of[unit]
 
-    return part_of, itertools.chain(ahead, stream)
+    return part, itertools.chain(ahead, stream)
+
+
+class _Places:
+    """Places in [0, 1), the same on every machine: by permuted blocks within strata, by hash without."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.left: dict[str, list[int]] = {}
+        self.blocks: Counter[str] = Counter()
+
+    def draw(self, unit: str, stratum: str) -> float:
+        """The place of a stratum's next new unit."""
+        if not stratum:
+            return self._uniform(unit)
+        if not self.left.get(stratum):
+            block = f"{stratum}/{self.blocks[stratum]}"
+            self.blocks[stratum] += 1
+            self.left[stratum] = sorted(range(_BLOCK), key=lambda cell: self._uniform(f"{block}/{cell}"))
+        return (self.left[stratum].pop() + self._uniform(unit)) / _BLOCK
+
+    def _uniform(self, name: str) -> float:
+        return int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:8]) / 2**64
 
 
 def _unit(document: Document, by: SplitBy) -> str:
     return document.group if by == "group" else document.name
-
-
-def _place(seed: int, unit: str) -> float:
-    """Uniform in [0, 1), the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{unit}".encode()).digest()[:8]) / 2**64
 
 
 def interleave(sources: Sequence[Source]) -> Iterator[Document]:
