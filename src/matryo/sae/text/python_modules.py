@@ -25,9 +25,10 @@ _SKIPPED_FOLDERS = frozenset(
     )
 )
 _MIN_DOCSTRING = 60  # shorter ones are mostly "Return the name."
-_MIN_DOCUMENT = 400
-_MAX_DOCUMENT = 1_000  # a longer module is cut, so that no package holds the floor for long
-_MAX_PARTS = 6  # documents of one module and kind, for the same reason: many modules make a better sample than few
+# Short documents of many modules make a better sample than long ones of few: tokens of one document need about the same
+# number of latents, so that a mean over 50,000 tokens is as good as the number of documents they come from.
+_MIN_DOCUMENT, _MAX_DOCUMENT = 300, 600
+_MAX_PARTS = 10  # documents of one module and kind
 _MAX_FILE = 1_000_000  # larger files are generated tables
 
 

@@ -67,11 +67,14 @@ def assign(
 
     def part(document: Document) -> str:
         unit = _unit(document, by)
-        if unit not in part_of:
-            place = places.draw(unit, document.stratum)
-            ends = itertools.accumulate(fractions.values())
-            part_of[unit] = next((name for name, end in zip(fractions, ends, strict=True) if place < end), "train")
-        return part_of[unit]
+        if unit in part_of:
+            return part_of[unit]
+        place = places.draw(unit, document.stratum)
+        ends = itertools.accumulate(fractions.values())
+        found = next((name for name, end in zip(fractions, ends, strict=True) if place < end), "train")
+        if document.stratum:  # without, the place follows from the name: endless streams need not be remembered
+            part_of[unit] = found
+        return found
 
     return part, itertools.chain(ahead, stream)
 
