@@ -1,17 +1,28 @@
 """`pydocs`: what is taken from a file, and that the installed packages give enough varied text."""
 
+import argparse
 import ast
 import itertools
 import subprocess
 import sys
 import textwrap
+import typing
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from matryo.sae.text import Document, PydocsSource, RowsConfig, open_source, pack_rows
 from matryo.sae.text.pydocs import PACKAGES
-from matryo.sae.text.python_modules import Seen, cut_documents, divide, find_docstrings, list_files, strip_source
+from matryo.sae.text.python_modules import (
+    Seen,
+    _statements,
+    cut_documents,
+    divide,
+    find_docstrings,
+    list_files,
+    strip_source,
+)
 
 MODULE = textwrap.dedent(
     '''\
@@ -61,6 +72,14 @@ def test_source_is_without_docstrings_and_head():
     assert source.startswith("import os") and "# a comment that stays" in source
     assert '"""' not in source and "Copyright" not in source
     assert "return os.sep" in source and "async def method" in source
+
+
+def test_statements_are_those_of_a_full_walk():
+    for module in (ast, argparse, typing):
+        tree = ast.parse(Path(module.__file__).read_text())
+        full = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        found = [node for node in _statements(tree) if isinstance(node, ast.stmt)]
+        assert len(found) == len(full) > 500 and set(map(id, found)) == set(map(id, full))
 
 
 def test_long_modules_are_cut_between_pieces():

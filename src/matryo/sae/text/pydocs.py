@@ -17,11 +17,14 @@ in the number of latents they need, and a mean over a tenth of them, which is th
 from __future__ import annotations
 
 import ast
+import gc
 import importlib.metadata
 import platform
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from matryo.sae.text.documents import Document
@@ -163,20 +166,38 @@ def _package(name: str, module: str, seen: Seen) -> Iterator[Document]:
 def _modules(name: str, module: str, seen: Seen) -> Iterator[_Parts]:
     """The documents of every module of a package, in the order of the modules' hashes."""
     for prefix, path in list_files(module):
-        text, tree = parse_module(path)
-        if tree is None:
-            continue
-        source = strip_source(text, tree)
-        pieces = {
-            "docs": (find_docstrings(tree, prefix, seen), "\n\n"),
-            "source": (source.split("\n\n\n") if seen.first(source) else (), "\n\n\n"),
-        }
-        yield _Parts(
-            *(
-                deque(cut_documents(Document("", f"pydocs/{kind}/{prefix}", prefix, f"{name}/{kind}"), *found))
-                for kind, found in pieces.items()
-            )
-        )
+        # A tree is thousands of objects without a cycle: collections while it grows would take more time than all else.
+        with _without_collector():
+            parts = _read(name, prefix, path, seen)
+        if parts is not None:
+            yield parts
+
+
+def _read(name: str, prefix: str, path: Path, seen: Seen) -> _Parts | None:
+    text, tree = parse_module(path)
+    if tree is None:
+        return None
+    source = strip_source(text, tree)
+    pieces = {
+        "docs": (find_docstrings(tree, prefix, seen), "\n\n"),
+        "source": (source.split("\n\n\n") if seen.first(source) else (), "\n\n\n"),
+    }
+    found = {
+        kind: deque(cut_documents(Document("", f"pydocs/{kind}/{prefix}", prefix, f"{name}/{kind}"), *cut))
+        for kind, cut in pieces.items()
+    }
+    return _Parts(found["docs"], found["source"])
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _topics(seen: Seen) -> Iterator[_Parts]:
