@@ -267,6 +267,7 @@ def test_every_part_gets_its_share_of_every_stratum():
     for seed in range(5):
         config = RowsConfig(row_length=LENGTH, heldout_fraction=0.1, calibration_fraction=0.2, seed=seed)
         part_of, stream = assign(iter(texts), "group", config.fractions, seed)
+        assert part_of is not None
         parts = {document.name: part_of(document) for document in stream}
         for stratum, size in sizes.items():
             count = Counter(part for name, part in parts.items() if name.startswith(stratum))
@@ -284,6 +285,7 @@ def test_a_group_without_a_stratum_keeps_its_part_when_others_come_before_it():
     parts = []
     for documents in (texts, later):
         part_of, stream = assign(iter(documents), "group", fractions, 0)
+        assert part_of is not None
         parts.append({document.group: part_of(document) for document in stream})
     same = sum(parts[1][group] == part for group, part in parts[0].items())
     assert same >= 390  # all but some of the groups that were read ahead

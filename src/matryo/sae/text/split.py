@@ -25,8 +25,8 @@ SplitBy = Literal["group", "document", "row"]
 
 _BLOCK = 20  # groups; fractions down to 5 % are then met in every block
 _LOOK_AHEAD_GROUPS = 64
-_LOOK_AHEAD_DOCUMENTS, _LOOK_AHEAD_CHARS = 256, 4_000_000  # once there are two groups
-_SINGLE_GROUP_CHARS = 64_000_000  # after so much text of one group, no other is expected
+_LOOK_AHEAD_DOCUMENTS, _LOOK_AHEAD_CHARS = 256, 4_000_000  # once there is a group for each part
+_SINGLE_GROUP_CHARS = 64_000_000  # after so much text of fewer groups than parts, no other is expected
 _PIECE_CHARS = 1 << 16  # long texts are encoded in pieces, so that a small budget stays cheap
 _BATCH_CHARS = 1 << 18
 
