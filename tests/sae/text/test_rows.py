@@ -271,7 +271,7 @@ def test_every_part_gets_its_share_of_every_stratum():
         parts = {document.name: part_of(document) for document in stream}
         for stratum, size in sizes.items():
             count = Counter(part for name, part in parts.items() if name.startswith(stratum))
-            # Within a group or two: the groups read ahead, and a last block that is not whole.
+            # But for the groups read ahead, which go by the fractions of all strata together.
             assert count["heldout"] == pytest.approx(0.1 * size, abs=2.5)
             assert count["calibration"] == pytest.approx(0.2 * size, abs=3.5)
         found.append(frozenset(name for name, part in parts.items() if part == "heldout"))

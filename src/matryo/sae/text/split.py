@@ -3,7 +3,7 @@
 The split keeps groups whole. Each group, when it is first met, gets a place u ∈ [0, 1): held out where u < h, set aside
 for calibration where h ≤ u < h + c, trained on elsewhere (h, c the two fractions). For a group without a stratum u is a
 hash of seed and group. Groups of a stratum (a kind of text, such as a package) get theirs by permuted blocks: of every
-`_BLOCK` successive groups of the stratum one falls into each 1/`_BLOCK` of [0, 1), in an order drawn from the seed.
+n successive groups of the stratum one falls into each nth of [0, 1), in an order drawn from the seed (`_block`).
 Every part is then a sample of every stratum in the same proportion, and what is set on one part holds on another up to
 sampling error. Of the groups met in the first documents (up to 64 groups or about 256 documents) exactly the fractions
 are taken, smallest places first and at least one group for each part. So the split depends on the seed and on the
@@ -23,7 +23,7 @@ from matryo.sae.text.documents import Document, Source
 
 SplitBy = Literal["group", "document", "row"]
 
-_BLOCK = 20  # groups; fractions down to 5 % are then met in every block
+_LARGEST_BLOCK = 20  # groups; fractions down to 5 % are met exactly in every whole block
 _LOOK_AHEAD_GROUPS = 64
 _LOOK_AHEAD_DOCUMENTS, _LOOK_AHEAD_CHARS = 256, 4_000_000  # once there is a group for each part
 _SINGLE_GROUP_CHARS = 64_000_000  # after so much text of fewer groups than parts, no other is expected
@@ -42,7 +42,7 @@ def assign(
     fractions = {part: fraction for part, fraction in fractions.items() if fraction > 0}
     if not fractions:
         return (lambda _: "train"), stream
-    places = _Places(seed)
+    places = _Places(seed, _block(fractions.values()))
     ahead: list[Document] = []
     met: dict[str, float] = {}
     n_chars = 0
@@ -79,11 +79,18 @@ def assign(
     return part, itertools.chain(ahead, stream)
 
 
+def _block(fractions: Iterable[float]) -> int:
+    """Groups in a block: as few as have whole numbers for all parts, so that a stratum's last block matters little."""
+    fractions = list(fractions)
+    exact = (n for n in range(2, _LARGEST_BLOCK) if all(abs(n * f - round(n * f)) < 1e-9 for f in fractions))
+    return next(exact, _LARGEST_BLOCK)
+
+
 class _Places:
     """Places in [0, 1), the same on every machine: by permuted blocks within strata, by hash without."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, block: int) -> None:
+        self.seed, self.block = seed, block
         self.left: dict[str, list[int]] = {}
         self.blocks: Counter[str] = Counter()
 
@@ -94,8 +101,8 @@ class _Places:
         if not self.left.get(stratum):
             block = f"{stratum}/{self.blocks[stratum]}"
             self.blocks[stratum] += 1
-            self.left[stratum] = sorted(range(_BLOCK), key=lambda cell: self._uniform(f"{block}/{cell}"))
-        return (self.left[stratum].pop() + self._uniform(unit)) / _BLOCK
+            self.left[stratum] = sorted(range(self.block), key=lambda cell: self._uniform(f"{block}/{cell}"))
+        return (self.left[stratum].pop() + self._uniform(unit)) / self.block
 
     def _uniform(self, name: str) -> float:
         return int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:8]) / 2**64
