@@ -1,16 +1,28 @@
 """`pydocs`: what is taken from a file, and that the installed packages give enough varied text."""
 
+import argparse
 import ast
-import collections
+import inspect
 import itertools
 import subprocess
 import sys
 import textwrap
+import typing
+from collections import Counter
 
 import pytest
 
-from matryo.sae.text import PydocsSource, RowsConfig, open_source, pack_rows
-from matryo.sae.text.pydocs import PACKAGES, _cut, _docstrings, _files, _Seen, _source
+from matryo.sae.text import Document, PydocsSource, RowsConfig, open_source, pack_rows
+from matryo.sae.text.pydocs import PACKAGES
+from matryo.sae.text.python_modules import (
+    Seen,
+    _statements,
+    cut_documents,
+    divide,
+    find_docstrings,
+    list_files,
+    strip_source,
+)
 
 MODULE = textwrap.dedent(
     '''\
@@ -46,7 +58,7 @@ MODULE = textwrap.dedent(
 
 
 def test_docstrings_come_with_name_and_signature_once_each():
-    found = list(_docstrings(ast.parse(MODULE), "pack/sub/__init__", _Seen()))
+    found = list(find_docstrings(ast.parse(MODULE), "pack/sub/__init__", Seen()))
     assert [text.split("\n")[0] for text in found] == [
         "module pack.sub",
         "class pack.sub.Outer",
@@ -56,18 +68,39 @@ def test_docstrings_come_with_name_and_signature_once_each():
 
 
 def test_source_is_without_docstrings_and_head():
-    source = _source(MODULE, ast.parse(MODULE))
+    source = strip_source(MODULE, ast.parse(MODULE))
     assert source.startswith("import os") and "# a comment that stays" in source
     assert '"""' not in source and "Copyright" not in source
     assert "return os.sep" in source and "async def method" in source
 
 
-def test_long_modules_are_cut_between_pieces(monkeypatch):
-    monkeypatch.setattr("matryo.sae.text.pydocs._MAX_DOCUMENT", 1_000)
+def test_statements_are_those_of_a_full_walk():
+    for module in (ast, argparse, typing):
+        tree = ast.parse(inspect.getsource(module))
+        full = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        found = [node for node in _statements(tree) if isinstance(node, ast.stmt)]
+        assert len(found) == len(full) > 500 and set(map(id, found)) == set(map(id, full))
+
+
+def test_long_modules_are_cut_between_pieces():
     pieces = [f"{index:03d} " * 75 for index in range(9)]
-    documents = list(_cut("pydocs/docs/a", "a", pieces, "\n\n"))
+    documents = list(cut_documents(Document("", "pydocs/docs/a", "a", "b"), pieces, "\n\n"))
     assert "\n\n".join(document.text for document in documents) == "\n\n".join(pieces)
-    assert [document.name for document in documents] == ["pydocs/docs/a", "pydocs/docs/a#2", "pydocs/docs/a#3"]
+    assert {(document.group, document.stratum) for document in documents} == {("a", "b")}
+    assert [document.name for document in documents] == [
+        "pydocs/docs/a",
+        *(f"pydocs/docs/a#{part}" for part in (2, 3, 4, 5)),
+    ]
+
+
+@pytest.mark.parametrize("joint", ["\n\n", "\n", " ", ""])
+def test_a_long_piece_is_cut_where_a_paragraph_line_or_word_ends(joint):
+    piece = joint.join(f"{index:04d}" * 20 for index in range(40))
+    parts = list(divide(piece))
+    assert max(map(len, parts)) <= 600 and min(map(len, parts[:-1])) >= 300
+    assert "".join(parts).replace("\n", "").replace(" ", "") == "".join(f"{index:04d}" * 20 for index in range(40))
+    if joint:
+        assert all(len(part.strip()) % (80 + len(joint)) == 80 for part in parts)
 
 
 def test_packages_are_not_imported_and_torch_is_not_needed():
@@ -86,19 +119,19 @@ def test_the_beginning_is_a_mixture_and_is_repeatable():
 
     documents = beginning()
     assert documents == beginning()
-    characters = collections.Counter()
+    characters = Counter()
     for document in documents:
         characters[document.group] += len(document.text)
     total = sum(characters.values())
     assert len(characters) >= 20 and max(characters.values()) < 0.2 * total
-    kinds = collections.Counter(document.name.split("/")[1] for document in documents)
+    kinds = Counter(document.name.split("/")[1] for document in documents)
     assert set(kinds) == {"docs", "source", "topics"} and kinds["source"] < kinds["docs"]
     assert all(document.text.strip() for document in documents)
 
 
 @pytest.mark.slow
 def test_there_are_six_million_characters_of_distinct_text():
-    names, n_chars, blocks = set(), 0, collections.Counter()
+    names, n_chars, blocks = set(), 0, Counter()
     for document in open_source("pydocs").documents():
         assert document.name not in names
         names.add(document.name)
@@ -110,17 +143,37 @@ def test_there_are_six_million_characters_of_distinct_text():
     assert max(blocks.values()) == 1
 
 
-def test_the_split_is_by_package():
+def module_of(name):
+    """`pydocs/docs/numpy/linalg#2` → `numpy/linalg`; a topic is a module of its own."""
+    _, kind, rest = name.partition("#")[0].split("/", 2)
+    return f"topics/{rest}" if kind == "topics" else rest
+
+
+def test_modules_take_turns():
+    package = PydocsSource((("filelock", "filelock", 1),))
+    documents = list(package.documents())
+    modules = [module_of(document.name) for document in documents]
+    assert len(set(modules[:15])) == 15 < len(set(modules)) < len(modules)
+    assert {document.stratum for document in documents} == {"filelock/docs", "filelock/source"}
+    assert all(len(document.text) <= 610 for document in documents)
+
+
+def test_the_split_is_by_module_and_takes_all_packages_alike():
     def encode(texts):
         return [list(text.encode()) for text in texts]
 
-    rows = pack_rows([PydocsSource()], encode, 0, RowsConfig(row_length=65, max_tokens=300_000))
-    # name: pydocs/KIND/PACKAGE/...; the topics' package is their kind
-    package = {part: {tuple(name.split("/"))[1:3] for name in rows[part].names} for part in rows}
-    modules = {part: {name if kind != "topics" else kind for kind, name in package[part]} for part in rows}
-    assert rows["train"].split_by == "group" and len(modules["heldout"]) >= 2
-    assert not modules["train"] & modules["heldout"]
-    assert rows["heldout"].n_tokens >= 0.09 * rows["train"].n_tokens
+    config = RowsConfig(row_length=65, max_tokens=180_000, heldout_fraction=0.2, calibration_fraction=0.2)
+    rows = pack_rows([PydocsSource()], encode, 0, config)
+    modules = {part: {module_of(name) for name in found.names} for part, found in rows.items()}
+    assert {found.split_by for found in rows.values()} == {"group"}
+    assert sum(map(len, modules.values())) == len(set.union(*modules.values()))
+    assert min(map(len, modules.values())) >= 50
+    packages = {part: Counter(module.split("/")[0] for module in found) for part, found in modules.items()}
+    assert len(packages["train"]) >= 25
+    for part in ("heldout", "calibration"):
+        share = {name: count / packages[part].total() for name, count in packages[part].items()}
+        for name, count in packages["train"].items():
+            assert share.get(name, 0) == pytest.approx(count / packages["train"].total(), abs=0.08)
 
 
 def test_versions_are_recorded_and_missing_packages_are_told():
@@ -134,6 +187,6 @@ def test_versions_are_recorded_and_missing_packages_are_told():
 
 
 def test_tests_and_vendored_copies_are_left_out():
-    names = [name for name, _ in _files("setuptools")]
+    names = [name for name, _ in list_files("setuptools")]
     assert any(name.startswith("setuptools/command") for name in names)
     assert not any("/_vendor/" in name or "/tests/" in name for name in names)

@@ -1,13 +1,14 @@
 """Rows: no token lost, added or moved, and nothing on both sides of the split."""
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from matryo.sae.text import Document, RowsConfig, TokenRows, pack_rows
-from matryo.sae.text.split import _pieces
+from matryo.sae.text.split import _pieces, assign
 
 BOS = 7
 LENGTH = 11
@@ -125,7 +126,7 @@ def test_budget_counts_training_text_and_reading_stops():
     rows = pack_rows([source], encode, BOS, config)
     assert len(rows["train"].tokens) == 124  # ceil(1234 / 10)
     assert rows["train"].n_tokens == 1_240
-    assert len(rows["heldout"].tokens) == 31
+    assert len(rows["heldout"].tokens) == 41  # a quarter of all 165
     assert source.read < 9_000
 
 
@@ -238,27 +239,85 @@ def test_files_cut_short_are_refused(tmp_path, name):
             TokenRows.load(tmp_path)
 
 
-@pytest.mark.parametrize("n_groups", [4, 9, 40])
-def test_a_calibration_part_shares_groups_with_the_held_out_one_but_no_text_with_any(n_groups):
+@pytest.mark.parametrize("n_groups", [3, 4, 9, 40, 300])
+@pytest.mark.parametrize("stratified", [False, True])
+def test_calibration_groups_are_reserved_from_training_and_never_evaluated_on(n_groups, stratified):
+    texts = corpus(n_groups, per_group=6)
+    if stratified:
+        texts = [replace(text, stratum=f"kind {int(text.group[1:]) % 3}") for text in texts]
     config = RowsConfig(row_length=LENGTH, heldout_fraction=0.3, calibration_fraction=0.2)
-    rows = pack_rows([Texts(corpus(n_groups, per_group=6))], encode, BOS, config)
+    rows = pack_rows([Texts(texts)], encode, BOS, config)
     assert {found.split_by for found in rows.values()} == {"group"}
     groups = {part: {name.split("/")[0] for name in rows[part].names} for part in rows}
     assert set(groups) == {"train", "heldout", "calibration"} and all(groups.values())
-    assert not groups["train"] & (groups["heldout"] | groups["calibration"])
-    assert not set(rows["heldout"].names) & set(rows["calibration"].names)
-    if n_groups == 40:
-        assert len(groups["train"]) == 20
-        assert len(rows["heldout"].names) / len(rows["calibration"].names) == pytest.approx(1.5, rel=0.3)
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == n_groups
+    if n_groups >= 40:
+        shares = {part: len(found) / n_groups for part, found in groups.items()}
+        assert shares == pytest.approx({"train": 0.5, "heldout": 0.3, "calibration": 0.2}, abs=0.06)
+    again = pack_rows([Texts(texts)], encode, BOS, config)
+    assert {part: found.digest() for part, found in again.items()} == {p: f.digest() for p, f in rows.items()}
 
 
-def test_pieces_of_one_text_are_on_one_side():
-    texts = corpus(12, per_group=5)
-    pieces = [replace(text, name=f"{text.name}{end}") for text in texts for end in ("", "#2", "#3")]
-    config = RowsConfig(row_length=LENGTH, heldout_fraction=0.3, calibration_fraction=0.3)
-    rows = pack_rows([Texts(pieces)], encode, BOS, config)
-    sides = {part: {name.partition("#")[0] for name in found.names} for part, found in rows.items()}
-    assert not sides["heldout"] & sides["calibration"] and sides["heldout"] and sides["calibration"]
+def test_every_part_gets_its_share_of_every_stratum():
+    sizes = {"much": 300, "some": 80, "little": 40}
+    groups = [(stratum, index) for stratum, size in sizes.items() for index in range(size)]
+    groups = [groups[i] for i in np.random.default_rng(0).permutation(len(groups))]
+    texts = [Document("text of it ", f"{stratum}/{index}", f"{stratum}/{index}", stratum) for stratum, index in groups]
+    found = []
+    for seed in range(5):
+        config = RowsConfig(row_length=LENGTH, heldout_fraction=0.1, calibration_fraction=0.2, seed=seed)
+        part_of, stream = assign(iter(texts), "group", config.fractions, seed)
+        assert part_of is not None
+        parts = {document.name: part_of(document) for document in stream}
+        for stratum, size in sizes.items():
+            count = Counter(part for name, part in parts.items() if name.startswith(stratum))
+            # But for the groups read ahead, which go by the fractions of all strata together.
+            assert count["heldout"] == pytest.approx(0.1 * size, abs=2.5)
+            assert count["calibration"] == pytest.approx(0.2 * size, abs=3.5)
+        found.append(frozenset(name for name, part in parts.items() if part == "heldout"))
+    assert len(set(found)) == 5
+
+
+def test_a_group_without_a_stratum_keeps_its_part_when_others_come_before_it():
+    texts = corpus(400)
+    later = [*corpus(200, prefix="other"), *texts]
+    fractions = {"heldout": 0.2, "calibration": 0.1}
+    parts = []
+    for documents in (texts, later):
+        part_of, stream = assign(iter(documents), "group", fractions, 0)
+        assert part_of is not None
+        parts.append({document.group: part_of(document) for document in stream})
+    same = sum(parts[1][group] == part for group, part in parts[0].items())
+    assert same >= 390  # all but some of the groups that were read ahead
+
+
+@pytest.mark.parametrize("split_by", ["group", "document", "row"])
+def test_parts_of_a_budget_cover_the_same_stretch_of_the_text(split_by):
+    n_groups, per_group = {"group": (600, 1), "document": (1, 600), "row": (1, 1)}[split_by]
+    texts = corpus(n_groups, per_group, length=53 if split_by != "row" else 30_000)
+    if split_by != "row":
+        texts = [replace(text, text=text.text[:53], stratum="one") for text in texts]
+    config = RowsConfig(row_length=LENGTH, max_tokens=9_000, heldout_fraction=0.2, calibration_fraction=0.2)
+    rows = pack_rows([Texts(texts)], encode, BOS, config)
+    assert {found.split_by for found in rows.values()} == {split_by}
+    assert {part: len(found.tokens) for part, found in rows.items()} == {
+        "train": 900,
+        "heldout": 300,
+        "calibration": 300,
+    }
+    if split_by != "row":
+        order = {text.name: place for place, text in enumerate(texts)}
+        last = {part: order[found.names[-1]] for part, found in rows.items()}
+        assert max(last.values()) < 1.2 * min(last.values()), last
+
+
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_too_few_groups_for_three_parts_are_split_by_document(n_groups):
+    config = RowsConfig(row_length=LENGTH, heldout_fraction=0.2, calibration_fraction=0.2)
+    rows = pack_rows([Texts(corpus(n_groups, per_group=9))], encode, BOS, config)
+    assert {found.split_by for found in rows.values()} == {"document"}
+    names = [name for found in rows.values() for name in found.names]
+    assert len(names) == len(set(names)) and all(len(found.names) for found in rows.values())
 
 
 def test_a_calibration_part_of_one_document_is_cut_from_its_last_rows():

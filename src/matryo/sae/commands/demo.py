@@ -189,8 +189,11 @@ def _curves(trained: Path, saes: "dict[str, SAE]") -> list[Any]:
 
 
 def _about(store: dict[str, Any], asked: int) -> list[str]:
-    lines = [f"Language model: {store['lm']}. Tokens: {store['tokens']['train']:,} for training, "
-             f"{store['tokens']['heldout']:,} held out."]  # fmt: skip
+    count = store["tokens"]
+    lines = [
+        f"Language model: {store['lm']}. Tokens: {count['train']:,} for training, {count['calibration']:,} of other "
+        f"modules to set thresholds on, {count['heldout']:,} of others again held out."
+    ]
     for text in store["text"]:
         facts = ", ".join(f"{key} {value}" for key, value in text.items() if isinstance(value, str | int))
         lines.append(f"Text: {facts}.")

@@ -26,9 +26,9 @@ class TextOptions:
     row_length: int = 256
     "Tokens per row, BOS included."
     heldout_fraction: float = 0.1
-    "Share of the text kept apart for evaluation, by document group (a package, a file, ...)."
+    "Share of the text held out for evaluation, in whole groups (a module, a file, ...)."
     calibration_fraction: float = 0.1
-    "Share of the text kept apart to set inference thresholds on: other documents of the groups kept apart; 0 for none."
+    "Share of the text reserved from training to set inference thresholds on, in groups of its own; 0 for none."
     lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     "Number format of the language model."
     device: str = "cpu"

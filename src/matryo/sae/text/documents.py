@@ -15,12 +15,14 @@ class Document:
     Attributes:
         text: The text itself, never empty.
         name: Unique within its source, e.g. `sotu/1861_abraham_lincoln_r`.
-        group: Unit of the train/held-out split: documents of one group never land on both sides.
+        group: Unit of the split: documents of one group are never in two of its parts.
+        stratum: Kind of text, of which every part of the split gets the same share; "" where a source has one kind.
     """
 
     text: str
     name: str
     group: str
+    stratum: str = ""
 
 
 class Source(Protocol):

@@ -2,56 +2,68 @@
 
 What is read: the standard library, its documentation topics (`pydoc_data.topics`) and the packages of `PACKAGES`, all
 of which `pip install matryo[sae]` brings along. Files are parsed as text with `ast`; no package is imported. A module
-gives two documents: its docstrings, each under the name and signature of what it describes, and its source with the
-docstrings and the leading comment (usually a licence) taken out. Source makes up about a quarter of each package.
-Docstrings and sources that occur more than once are used once. Packages take turns by the number of characters they
-gave, so that any prefix is a mixture; the files of a package come in the order of the hashes of their names. A
-document's group is its package: the train/held-out split is by package.
+has two kinds of text: its docstrings, each under the name and signature of what it describes, and its source with the
+docstrings and the leading comment (usually a licence) taken out. Both are cut into short documents; docstrings and
+sources that occur more than once are used once.
+
+The order makes any prefix a mixture of as many modules as possible. Packages take turns by the number of characters
+they gave, the modules of a package come in the order of the hashes of their names, and each gives one document before
+any gives a second: documentation or source, so that source is about a quarter of each package. A document's group is
+its module, its stratum the package and kind of text: a module is trained on, calibrated on or held out, and each of
+these gets the same share of every package and kind. Packages are too few to be the unit: they differ by ten percent
+in the number of latents they need, and a mean over a tenth of them, which is three, is nearly as uncertain as that.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
+import gc
 import importlib.metadata
-import importlib.util
-import os
 import platform
-import sysconfig
-import warnings
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matryo.sae.text.documents import Document
+from matryo.sae.text.python_modules import (
+    Seen,
+    cut_documents,
+    find_docstrings,
+    list_files,
+    parse_module,
+    strip_source,
+)
 
-# Distribution, import name, and its share of a prefix. All have at least 60,000 characters of docstrings.
+# Distribution, import name, and its share of a prefix, larger for one of many modules. All have at least 60,000
+# characters of docstrings.
 PACKAGES: tuple[tuple[str, str, int], ...] = (
-    ("python", "", 4),
-    ("python-topics", "pydoc_data", 4),
-    ("numpy", "numpy", 2),
-    ("torch", "torch", 2),
-    ("transformers", "transformers", 2),
-    ("datasets", "datasets", 2),
-    ("pandas", "pandas", 2),
-    ("matplotlib", "matplotlib", 2),
-    ("sympy", "sympy", 2),
-    ("networkx", "networkx", 2),
-    ("huggingface-hub", "huggingface_hub", 2),
+    ("python", "", 6),
+    ("python-topics", "pydoc_data", 3),
+    ("numpy", "numpy", 4),
+    ("torch", "torch", 6),
+    ("transformers", "transformers", 6),
+    ("datasets", "datasets", 3),
+    ("pandas", "pandas", 4),
+    ("matplotlib", "matplotlib", 3),
+    ("sympy", "sympy", 6),
+    ("networkx", "networkx", 4),
+    ("huggingface-hub", "huggingface_hub", 3),
     ("pyarrow", "pyarrow", 1),
     ("mpmath", "mpmath", 1),
     ("fsspec", "fsspec", 1),
     ("pillow", "PIL", 1),
-    ("fonttools", "fontTools", 1),
+    ("fonttools", "fontTools", 3),
     ("packaging", "packaging", 1),
     ("jinja2", "jinja2", 1),
     ("rich", "rich", 1),
     ("cyclopts", "cyclopts", 1),
     ("attrs", "attr", 1),
-    ("pygments", "pygments", 1),
+    ("pygments", "pygments", 3),
     ("pyparsing", "pyparsing", 1),
-    ("setuptools", "setuptools", 1),
+    ("setuptools", "setuptools", 2),
     ("click", "click", 1),
     ("anyio", "anyio", 1),
     ("urllib3", "urllib3", 1),
@@ -59,33 +71,16 @@ PACKAGES: tuple[tuple[str, str, int], ...] = (
     ("filelock", "filelock", 1),
 )
 
-_SKIPPED_FOLDERS = frozenset(
-    (
-        *("test", "tests", "testing", "idlelib", "idle_test", "lib2to3", "turtledemo", "pydoc_data", "ensurepip"),
-        *("site-packages", "dist-packages", "_vendor", "_vendored", "vendored", "_distutils_hack", "__pycache__"),
-    )
-)
-_MIN_DOCSTRING = 60  # shorter ones are mostly "Return the name."
-_MIN_DOCUMENT = 400
-_MAX_DOCUMENT = 2_000  # a longer module is cut, so that no package holds the floor for long
-_MAX_PARTS = 3  # documents of one module and kind, for the same reason: many modules make a better sample than few
-_MAX_FILE = 1_000_000  # larger files are generated tables
 _MAX_PACKAGE = 2_000_000  # what the largest packages give, so that the whole is not mostly theirs
 _DOCS_PER_SOURCE = 3
 
 
-@dataclass
-class _Seen:
-    """Texts met so far, by hash."""
+@dataclass(frozen=True)
+class _Parts:
+    """The documents of one module that are still to come."""
 
-    hashes: set[bytes] = field(default_factory=set)
-
-    def first(self, text: str) -> bool:
-        """Whether this text is new; white space does not count."""
-        digest = hashlib.sha256(" ".join(text.split()).encode()).digest()
-        new = digest not in self.hashes
-        self.hashes.add(digest)
-        return new
+    documentation: deque[Document]
+    source: deque[Document]
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ class PydocsSource:
         Raises:
             ValueError: None of the packages is installed as readable source.
         """
-        seen = _Seen()
+        seen = Seen()
         streams = {name: _package(name, module, seen) for name, module, _ in self.packages}
         share = {name: share for name, _, share in self.packages}
         given = dict.fromkeys(streams, 0)
@@ -143,131 +138,75 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _package(name: str, module: str, seen: _Seen) -> Iterator[Document]:
-    """Documents of one package, about three characters of documentation to one of source."""
-    if name == "python-topics":
-        yield from _topics(seen)
-        return
+def _package(name: str, module: str, seen: Seen) -> Iterator[Document]:
+    """A document of every module, then a second of every module, …; about a quarter of the characters is source."""
+    turns = _topics(seen) if name == "python-topics" else _modules(name, module, seen)
     documentation = sources = 0
-    for prefix, path in _files(module):
-        text, tree = _parse(path)
-        if tree is None:
-            continue
-        for document in _cut(f"pydocs/docs/{prefix}", name, list(_docstrings(tree, prefix, seen)), "\n\n"):
-            documentation += len(document.text)
-            yield document
-        if sources * _DOCS_PER_SOURCE < documentation:
-            source = _source(text, tree)
-            if seen.first(source):
-                for document in _cut(f"pydocs/source/{prefix}", name, source.split("\n\n\n"), "\n\n\n"):
-                    sources += len(document.text)
-                    yield document
-
-
-def _files(module: str) -> Iterator[tuple[str, Path]]:
-    """(`package/sub/module`, file) of a package's readable Python files, in hash order; none if not installed."""
-    if module:
-        found = importlib.util.find_spec(module)  # a top-level name: nothing is imported
-        if found is None or not found.submodule_search_locations:
-            return
-        root = Path(next(iter(found.submodule_search_locations)))
-    else:
-        root = Path(sysconfig.get_path("stdlib"))
-    prefix = module or "python"
-    paths = {}
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS]
-        for file in files:
-            if file.endswith(".py"):
-                path = Path(folder, file)
-                paths[f"{prefix}/{path.relative_to(root).with_suffix('').as_posix()}"] = path
-    for name in sorted(paths, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        yield name, paths[name]
-
-
-def _parse(path: Path) -> tuple[str, ast.Module | None]:
-    """The file's text and tree; no tree if it is unreadable, generated, or not Python of this version."""
-    try:
-        if path.stat().st_size > _MAX_FILE:
-            return "", None
-        text = path.read_text(encoding="utf-8")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-            return text, ast.parse(text)
-    except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError):
-        return "", None
-
-
-def _docstrings(tree: ast.Module, prefix: str, seen: _Seen) -> Iterator[str]:
-    """Docstrings of the module, its classes and functions, in order, each under its name and signature."""
-    module = prefix.removeprefix("python/").replace("/", ".").removesuffix(".__init__")
-    nodes: list[tuple[str, ast.AST]] = [(module, tree)]
-    while nodes:
-        name, node = nodes.pop(0)
-        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            continue
-        text = (ast.get_docstring(node) or "").strip()
-        if len(text) >= _MIN_DOCSTRING and _is_english(text) and seen.first(text):
-            yield f"{_signature(name, node)}\n\n{text}"
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            named = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-            nodes[:0] = [(f"{name}.{child.name}", child) for child in node.body if isinstance(child, named)]
-
-
-def _signature(name: str, node: ast.AST) -> str:
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        return f"{name}({ast.unparse(node.args)})"
-    return f"class {name}" if isinstance(node, ast.ClassDef) else f"module {name}"
-
-
-def _is_english(text: str) -> bool:
-    """Nearly all ASCII, and mostly letters and spaces: drops other scripts, tables and diagrams."""
-    plain = sum(character.isascii() for character in text)
-    words = sum(character.isalpha() or character.isspace() for character in text)
-    return plain >= 0.97 * len(text) and words >= 0.6 * len(text)
-
-
-def _source(text: str, tree: ast.Module) -> str:
-    """The source without its docstrings and without the comment at its head."""
-    lines: list[str | None] = list(text.splitlines())
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
-            head = node.body[0]
-            if not (isinstance(head, ast.Expr) and isinstance(head.value, ast.Constant)):
+    while True:
+        left: list[_Parts] = []
+        given = False
+        for parts in turns:
+            if parts.source and (sources * _DOCS_PER_SOURCE < documentation):
+                document = parts.source.popleft()
+                sources += len(document.text)
+            elif parts.documentation:
+                document = parts.documentation.popleft()
+                documentation += len(document.text)
+            else:
+                left.append(parts)  # source that is not due yet
                 continue
-            if isinstance(head.value.value, str) and head.end_lineno is not None:
-                lines[head.lineno - 1 : head.end_lineno] = [None] * (head.end_lineno - head.lineno + 1)
-    start = 0
-    while start < len(lines) and (lines[start] or "#").lstrip().startswith("#"):
-        start += 1
-    return "\n".join(line for line in lines[start:] if line is not None).strip("\n")
+            given = True
+            yield document
+            left.append(parts)
+        if not given:
+            return
+        turns = iter(left)
 
 
-def _topics(seen: _Seen) -> Iterator[Document]:
+def _modules(name: str, module: str, seen: Seen) -> Iterator[_Parts]:
+    """The documents of every module of a package, in the order of the modules' hashes."""
+    for prefix, path in list_files(module):
+        # A tree is thousands of objects without a cycle: collections while it grows would take more time than all else.
+        with _without_collector():
+            parts = _read(name, prefix, path, seen)
+        if parts is not None:
+            yield parts
+
+
+def _read(name: str, prefix: str, path: Path, seen: Seen) -> _Parts | None:
+    text, tree = parse_module(path)
+    if tree is None:
+        return None
+    source = strip_source(text, tree)
+    pieces = {
+        "docs": (find_docstrings(tree, prefix, seen), "\n\n"),
+        "source": (source.split("\n\n\n") if seen.first(source) else (), "\n\n\n"),
+    }
+    found = {
+        kind: deque(cut_documents(Document("", f"pydocs/{kind}/{prefix}", prefix, f"{name}/{kind}"), *cut))
+        for kind, cut in pieces.items()
+    }
+    return _Parts(found["docs"], found["source"])
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _topics(seen: Seen) -> Iterator[_Parts]:
     """The chapters of the language reference that `help()` shows: `topics = {name: text}` in one module."""
-    for prefix, path in _files("pydoc_data"):
-        _, tree = _parse(path)
+    for prefix, path in list_files("pydoc_data"):
+        _, tree = parse_module(path)
         for node in tree.body if tree is not None and prefix.endswith("/topics") else ():
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
                 for topic, text in ast.literal_eval(node.value).items():
                     if seen.first(text):
-                        paragraphs = text.strip().split("\n\n")
-                        yield from _cut(f"pydocs/topics/{topic}", "python-topics", paragraphs, "\n\n")
-
-
-def _cut(name: str, group: str, pieces: list[str], joint: str) -> Iterator[Document]:
-    """Up to `_MAX_PARTS` documents of about `_MAX_DOCUMENT` characters; one that is too short is dropped."""
-    part: list[str] = []
-    n_parts = n_chars = 0
-    for piece in [*pieces, None]:
-        if n_parts == _MAX_PARTS:
-            return
-        if part and (piece is None or n_chars + len(piece) > _MAX_DOCUMENT):
-            text = joint.join(part)
-            n_parts += 1
-            if len(text) >= _MIN_DOCUMENT:
-                yield Document(text, name if n_parts == 1 else f"{name}#{n_parts}", group)
-            part, n_chars = [], 0
-        if piece is not None:
-            part.append(piece)
-            n_chars += len(piece)
+                        like = Document("", f"pydocs/topics/{topic}", f"python-topics/{topic}", "python-topics")
+                        yield _Parts(deque(cut_documents(like, text.strip().split("\n\n"), "\n\n")), deque())

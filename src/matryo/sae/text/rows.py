@@ -41,9 +41,9 @@ class RowsConfig:
     max_tokens: int | None = None
     """Tokens of training text (BOS not counted), rounded up to whole rows; everything there is if not set."""
     heldout_fraction: float = 0.1
-    """Share of the groups held out; with a budget, also the held-out rows as a fraction of the training rows."""
+    """Share of the groups, and of the text, held out for evaluation."""
     calibration_fraction: float = 0.0
-    """The same for a third part, on which inference thresholds are set; there is none by default."""
+    """Share set aside from training to set inference thresholds on; there is none by default."""
     seed: int = 0
     """Decides which groups are held out or set aside."""
     separator: int | None = None
@@ -182,10 +182,12 @@ def _wanted_rows(config: RowsConfig) -> dict[str, int | None]:
     if config.max_tokens is None:
         return dict.fromkeys(parts)
     train = math.ceil(config.max_tokens / (config.row_length - 1))
-    return {"train": train, **{part: _share(train, fraction) for part, fraction in config.fractions.items()}}
+    # The fractions are of all text, so that all parts are full at about the same point of the stream.
+    total = train / (1 - sum(config.fractions.values()))
+    return {"train": train, **{part: _share(total, fraction) for part, fraction in config.fractions.items()}}
 
 
-def _share(rows: int, fraction: float) -> int:
+def _share(rows: float, fraction: float) -> int:
     return max(1, round(rows * fraction)) if fraction > 0 else 0
 
 
