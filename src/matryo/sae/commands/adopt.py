@@ -42,8 +42,8 @@ def adopt(
 
     Examples
     --------
-        matryo sae adopt hf:EleutherAI/sae-pythia-70m-32k:layers.3 --lm EleutherAI/pythia-70m --site blocks.3.resid_post
-        matryo sae adopt my-sae other-sae --lm tiny --site blocks.2.resid_pre --tokens 20000
+        matryo sae adopt hf:EleutherAI/sae-pythia-70m-32k:layers.3 --lm EleutherAI/pythia-70m --site blocks.3.resid_post  # downloads the model and the SAE
+        matryo sae adopt exported --lm tiny --site blocks.2.resid_pre --tokens 20000
 
     Parameters
     ----------

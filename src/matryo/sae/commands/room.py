@@ -5,9 +5,9 @@ from cyclopts import App
 COMMANDS = {
     "harvest": "Run a language model over text and store its activations.",
     "train": "Train sparse autoencoders on stored or streamed activations.",
-    "evaluate": "Measure trained autoencoders on held-out activations and in the model.",
     "convert": "Read an SAE of another library, or write one for it.",
     "adopt": "Make a run of pretrained SAEs, with the model and text to measure them on.",
+    "evaluate": "Measure trained autoencoders on held-out activations and in the model.",
     "demo": "Do the whole job at once: harvest, train, evaluate, and an HTML report.",
     "recipes": "List the named configs, or show one.",
 }

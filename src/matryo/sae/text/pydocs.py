@@ -100,7 +100,7 @@ class PydocsSource:
         Raises:
             ValueError: None of the packages is installed as readable source.
         """
-        seen = Seen()
+        seen, pieces = Seen(), Seen()
         streams = {name: _package(name, module, seen) for name, module, _ in self.packages}
         share = {name: share for name, _, share in self.packages}
         given = dict.fromkeys(streams, 0)
@@ -110,7 +110,7 @@ class PydocsSource:
             document = next(streams[name], None)
             if document is None:
                 del streams[name]
-            else:
+            elif pieces.first(document.text):
                 given[name] += len(document.text)
                 yield document
                 if given[name] >= _MAX_PACKAGE:
