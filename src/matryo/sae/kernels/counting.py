@@ -37,7 +37,7 @@ def _value_of(key: Int[Tensor, "_"], like: Tensor) -> Tensor:
     return torch.where(key < 0, key ^ torch.iinfo(key.dtype).max, key).view(dtype)
 
 
-class _Found:
+class Found:
     """The key of the wanted number of every segment, and how many candidates equal to it are wanted, over a group."""
 
     def __init__(
@@ -70,6 +70,11 @@ class _Found:
             sign = 1 << (digit - 1) if place == places - 1 else 0
             self.limit = (self.limit << digit) + found - sign
 
+    def limit_and_total(self, like: Tensor, place: int) -> tuple[float, int]:
+        """Of one segment the wanted number, −inf where there are fewer, and how many candidates there are."""
+        total = int(self.total)
+        return (float(_value_of(self.limit, like)) if total >= place else float("-inf")), total
+
     def kept(self) -> Tensor:
         """Which of this process's candidates are among the wanted ones; equal ones by rank, then in their order."""
         limit = self.limit[0] if self.segment is None else self.limit[self.segment]
@@ -91,20 +96,23 @@ def _bits(value: Tensor) -> int:
 
 def largest(value: Float[Tensor, "_"], place: int, group: Group) -> tuple[float, int]:
     """The `place`-th largest number of a group's, and how many numbers the group has; −inf where it has fewer."""
-    found = _Found(_keys(value), None, 1, place, _bits(value), DIGIT, group)
-    total = int(found.total)
-    return (float(_value_of(found.limit, value)) if total >= place else float("-inf")), total
+    return place_of(value, place, group).limit_and_total(value, place)
 
 
-def keep_largest(entries: Entries, count: int, group: Group) -> Entries:
+def place_of(value: Float[Tensor, "_"], place: int, group: Group) -> Found:
+    """The `place`-th largest number of a group's."""
+    return Found(_keys(value), None, 1, place, _bits(value), DIGIT, group)
+
+
+def keep_largest(entries: Entries, count: int, group: Group, found: Found | None = None) -> Entries:
     """Of all entries of a group the `count` largest: this process's part of them."""
-    found = _Found(_keys(entries.value), None, 1, count, _bits(entries.value), DIGIT, group)
+    found = found or place_of(entries.value, count, group)
     return entries if int(found.total) <= count else _only(entries, found.kept())
 
 
 def keep_row_largest(entries: Entries, k: int, group: Group) -> Entries:
     """Of the entries of every row, over a group whose processes hold other latents of it, the k largest."""
-    found = _Found(_keys(entries.value), entries.row, entries.n_rows, k, _bits(entries.value), ROW_DIGIT, group)
+    found = Found(_keys(entries.value), entries.row, entries.n_rows, k, _bits(entries.value), ROW_DIGIT, group)
     few = found.total <= k
     return entries if bool(few.all()) else _only(entries, found.kept() | few[entries.row])
 
@@ -114,7 +122,7 @@ def mark_row_largest(value: Float[Tensor, "rows columns"], k: int, group: Group)
     top = torch.topk(value, min(k, value.shape[1]), dim=1, sorted=False)
     rows = len(value)
     segment = torch.arange(rows, device=value.device).repeat_interleave(top.values.shape[1])
-    found = _Found(_keys(top.values.reshape(-1)), segment, rows, k, _bits(value), ROW_DIGIT, group)
+    found = Found(_keys(top.values.reshape(-1)), segment, rows, k, _bits(value), ROW_DIGIT, group)
     kept = found.kept() | (found.total <= k)[segment]
     return torch.zeros_like(value).scatter_(1, top.indices, kept.view_as(top.values).to(value))
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from matryo.sae.kernels.counting import keep_largest, keep_row_largest, largest
+from matryo.sae.kernels.counting import keep_largest, keep_row_largest, place_of
 from matryo.sae.kernels.entries import Entries
 from matryo.sae.kernels.mesh import ALONE, Group
 from matryo.sae.kernels.switch import has_compiled
@@ -134,12 +134,14 @@ def _batch_topk_of(
     """
     wanted = min(count, math.ceil(SHARE * count / group.size))
     entries, bound = _candidates(x, W, b, wanted, threshold, watch)
-    limit, found = largest(entries.value, count, group)
+    settled = place_of(entries.value, count, group)
+    limit, found = settled.limit_and_total(entries.value, count)
     highest = float(group.max_(x.new_tensor(bound)))
     if highest >= limit if found >= count else highest > 0:
         below = 0.0 if found < count else float(torch.nextafter(x.new_tensor(limit), x.new_zeros(())))
         entries, _ = _candidates(x, W, b, count, below, None)
-    return keep_largest(entries, count, group)
+        settled = None
+    return keep_largest(entries, count, group, settled)
 
 
 def _candidates(
