@@ -86,6 +86,7 @@ def memory(s: Setting) -> dict[str, float]:
         "weights": FLOAT * (weights + s.latents + s.d),
         "moments": 2 * (s.moment_bytes * weights + FLOAT * (s.latents + s.d)),
         "silent tokens": WHOLE * s.latents,
+        "batch, as read": FLOAT * s.batch * s.d,
         "batch, scaled and centred": 2 * FLOAT * s.rows * s.d,
         "slopes": FLOAT * s.levels * s.rows * s.d,
         "candidates and entries": 2 * CANDIDATE * 1.2 * s.entries,
@@ -215,8 +216,7 @@ def check(processes: list[int], out: Path) -> None:
             f"{s.mode:8} {s.processes} processes, {s.levels} levels, clip {s.clip!s:5}: "
             f"bytes {row['bytes']:>12,} model {model['bytes']:>14,.0f}   "
             f"held {row['held']:>12,} model {sum(memory(s)[part] for part in HELD):>14,.0f}   "
-            f"step {row['seconds'] * 1e3:7.1f} ms model {model['seconds'] * 1e3:7.1f} "
-            f"({model['seconds'] / row['seconds']:.2f})"
+            f"step {row['seconds'] * 1e3:7.1f} ms, model / step {row['ratio']:.2f}"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

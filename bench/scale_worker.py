@@ -11,51 +11,57 @@ from dataclasses import asdict, replace
 
 import torch
 
-from bench.scale import Rates, Setting
+from bench.scale import Rates, Setting, seconds
 from matryo.sae.kernels import Entries
 from matryo.sae.nn import SAEConfig
 from matryo.sae.train.config import TrainConfig
 from matryo.sae.train.member import Member
 from matryo.sae.train.parallel import Parallel, Processes, open_processes
 
-STEPS, WARM = 12, 4
+STEPS, WARM = 19, 4
 
 
-def measured_rates(s: Setting, processes: Processes) -> Rates:
-    """This process's rates while all others measure theirs, at the sizes of a setting."""
-    from matryo.sae.kernels.fused import decode_with_gradient
+class Probe:
+    """What a process can do while all others do the same, at the sizes of a setting."""
 
-    rows, latents = int(s.rows), int(s.latents)
-    x, W, out = torch.randn(rows, s.d), torch.randn(latents, s.d), torch.empty(rows, 512)
+    def __init__(self, s: Setting, processes: Processes) -> None:
+        self.s, self.processes = s, processes
+        rows, latents = int(s.rows), int(s.latents)
+        self.x, self.W = torch.randn(rows, s.d), torch.randn(latents, s.d)
+        self.out, self.copy = torch.empty(rows, 512), torch.empty_like(self.W)
+        pair = torch.randperm(rows * latents)[: int(s.entries)]
+        self.entries = Entries.from_pairs(pair // latents, pair % latents, torch.rand(len(pair)), rows, latents)
+        self.slope = torch.empty(1, rows, s.d)
+        self.big, self.small = torch.randn(1 << 20), torch.zeros(1)
 
-    def product() -> None:
-        for start in range(0, latents, 512):
-            torch.mm(x, W[start : start + 512].t(), out=out[:, : len(W[start : start + 512])])
+    def rates(self) -> Rates:
+        """Measured now."""
+        s = self.s
+        flops = 2 * len(self.x) * len(self.W) * s.d / self._time(self._product)
+        stream = 2 * 4 * self.W.numel() / self._time(lambda: self.copy.copy_(self.W))
+        rows = 2 * 4 * s.d * len(self.entries.value) / self._time(self._decode)
+        given = 2 * (s.processes - 1) / s.processes * 4 * self.big.numel()
+        link = max(1.0, given / self._time(lambda: self.processes.sum_(self.big)))
+        latency = self._time(lambda: [self.processes.sum_(self.small) for _ in range(10)]) / 10
+        return Rates(flops, stream, rows, link, latency)
 
-    flops = 2 * rows * latents * s.d / _median(product, processes)
-    copy = torch.empty_like(W)
-    stream = 2 * 4 * W.numel() / _median(lambda: copy.copy_(W), processes)
-    count = int(s.entries)
-    pair = torch.randperm(rows * latents)[:count]
-    entries = Entries.from_pairs(pair // latents, pair % latents, torch.rand(count), rows, latents)
-    slope, one = torch.empty(1, rows, s.d), torch.ones(1)
-    decode = _median(
-        lambda: decode_with_gradient(entries.value, entries, W, W[0], x, (latents,), one, slope=slope), processes
-    )
-    big, small = torch.randn(1 << 22), torch.zeros(1)
-    link = 2 * (s.processes - 1) / s.processes * 4 * big.numel() / _median(lambda: processes.sum_(big), processes)
-    latency = _median(lambda: processes.sum_(small), processes)
-    return Rates(flops, stream, 2 * 4 * s.d * count / decode, max(link, 1.0), latency)
+    def _product(self) -> None:
+        for start in range(0, len(self.W), 512):
+            part = self.W[start : start + 512]
+            torch.mm(self.x, part.t(), out=self.out[:, : len(part)])
 
+    def _decode(self) -> None:
+        from matryo.sae.kernels.fused import decode_with_gradient
 
-def _median(act: Callable[[], object], processes: Processes, times: int = 7) -> float:
-    spent = []
-    for _ in range(times):
-        processes.max_(torch.zeros(1))  # all begin together
+        levels, weights = (len(self.W),), torch.ones(1)
+        entries = self.entries
+        decode_with_gradient(entries.value, entries, self.W, self.W[0], self.x, levels, weights, slope=self.slope)
+
+    def _time(self, act: Callable[[], object]) -> float:
+        self.processes.max_(torch.zeros(1))  # all begin together
         began = time.perf_counter()
         act()
-        spent.append(time.perf_counter() - began)
-    return statistics.median(spent[1:])
+        return time.perf_counter() - began
 
 
 def run(s: Setting, processes: Processes) -> dict[str, object]:
@@ -66,11 +72,11 @@ def run(s: Setting, processes: Processes) -> dict[str, object]:
     sae = parallel.build({"a": config})["a"]
     parallel.attach(sae)
     member = Member(sae, TrainConfig(lr=1e-4, clip=float(s.clip)))
-    # Some latents point where the data lie, as in a dictionary that has learned; bytes do not depend on it, rows do.
     data = torch.randn(STEPS * s.batch, s.d, generator=torch.Generator().manual_seed(1))
-    rates = measured_rates(s, processes)
-    spent, given, touched = [], [], []
+    probe = Probe(s, processes)
+    spent, given, touched, rates = [], [], [], []
     for step, batch in enumerate(data.split(s.batch)):
+        rates.append(torch.tensor(list(asdict(probe.rates()).values()), dtype=torch.float64))
         processes.max_(torch.zeros(1))
         before = sum(processes.traffic.values())
         began = time.perf_counter()
@@ -85,14 +91,18 @@ def run(s: Setting, processes: Processes) -> dict[str, object]:
     held += sum(m.numel() * m.element_size() for own in member.optimiser.moments.values() for m in (own.m, own.v))
     assert member.fused._slope is not None
     held += member.fused._slope.numel() * 4
-    everyone = [torch.tensor([getattr(rates, name) for name in asdict(rates)], dtype=torch.float64)]
+    s = replace(s, touched=statistics.mean(touched[WARM:]))
+    table = torch.stack(rates[WARM:])
     if processes.size > 1:
-        everyone = processes.gather(everyone[0])
-    mean = torch.stack(everyone).mean(0).tolist()
+        table = torch.stack(processes.gather(table)).mean(0)
+    told = [Rates(*row) for row in table.tolist()]
     return {
-        "setting": asdict(replace(s, touched=statistics.mean(touched[WARM:]))),
-        "rates": dict(zip(asdict(rates), mean, strict=True)),
+        "setting": asdict(s),
+        "rates": dict(zip(asdict(told[0]), table.median(0).values.tolist(), strict=True)),
         "seconds": statistics.median(spent[WARM:]),
+        "ratio": statistics.median(
+            sum(seconds(s, now).values()) / step for now, step in zip(told, spent[WARM:], strict=True)
+        ),
         "bytes": round(statistics.mean(given[WARM:])),
         "held": held,
     }

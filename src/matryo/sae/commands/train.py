@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from matryo.spine.run import RunFolder, read_run
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from matryo.sae.train import TrainResult
     from matryo.sae.train.parallel import Parallel
 
 
@@ -101,12 +103,8 @@ def train_run(
     grid = options.grid((stored or stream).d_in)  # pyright: ignore[reportOptionalMemberAccess]
     saes = parallel.build({cfg.name: cfg for cfg in grid}, options.device)
 
-    def make() -> RunFolder:
-        if resume:
-            return RunFolder.reopen(resume, options, log)
-        return RunFolder.create(runs, name, "sae train", options, parents, log)
-
-    with open_run(parallel, make) as run:
+    created = partial(RunFolder.create, runs, name, "sae train", options, parents, log)
+    with open_run(parallel, partial(RunFolder.reopen, resume, options, log) if resume else created) as run:
         shared.run = run.path
         data = stream.open(run.path, parallel) if stream else stored
         assert data is not None
@@ -137,12 +135,18 @@ def train_run(
         for sae_name, sae in saes.items():
             parallel.save(sae, run.path / "saes" / sae_name, data.metadata)
         parallel.agree(0)  # everyone has saved
-        outputs = {"saes": {cfg.name: f"saes/{cfg.name}" for cfg in grid}, "site": data.site, "lm": data.lm}
-        outputs |= {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "scale": result.scale}
-        # Relative to this run, so that a folder of runs can be moved.
-        outputs |= {key: path and os.path.relpath(path, run.path) for key, path in data.places.items()}
-        run.finish(outputs | {"last": result.last})
+        names = {"saes": {cfg.name: f"saes/{cfg.name}" for cfg in grid}}
+        run.finish(names | _outputs(data, result, run.path))
     return run.path, True
+
+
+def _outputs(data: "_Data", result: "TrainResult", run: Path) -> dict[str, Any]:
+    """What a run says of its data and its end."""
+    outputs = {"site": data.site, "lm": data.lm, "steps": result.steps, "tokens": result.tokens}
+    outputs |= {"seconds": result.seconds, "scale": result.scale}
+    # Relative to this run, so that a folder of runs can be moved.
+    outputs |= {key: path and os.path.relpath(path, run) for key, path in data.places.items()}
+    return outputs | {"last": result.last}
 
 
 @dataclass(frozen=True)

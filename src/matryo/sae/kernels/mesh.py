@@ -5,11 +5,15 @@ One process alone is the ordinary case; its sums are what it has itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from matryo.sae.kernels.entries import Entries
 
 
 @runtime_checkable
@@ -74,6 +78,25 @@ class Mesh:
     def batch(self, x: Tensor) -> int:
         """Rows of the whole batch, of which x are this process's."""
         return total_of(len(x), self.rows, x)
+
+    def l0(self, entries: Entries) -> float:
+        """Mean positive entries per row, of the whole batch and dictionary."""
+        if self.alone:
+            return entries.l0
+        active = total_of(int((entries.value > 0).sum()), self.all, entries.value)
+        return active / self.batch(entries.row_start[1:])
+
+    def fired(self, fired: Bool[Tensor, "n_latents"]) -> Bool[Tensor, "n_latents"]:
+        """Latents that were active on some row, other processes' rows included."""
+        return fired if self.rows.size == 1 else self.rows.max_(fired.to(torch.uint8)).bool()
+
+    def smallest(self, value: Float[Tensor, "_"]) -> float | None:
+        """The smallest number of all processes', None where there is none."""
+        if self.alone:
+            return float(value.min()) if len(value) else None
+        least = value.detach().min() if len(value) else value.new_tensor(math.inf)
+        least = -float(self.all.max_(-least))
+        return least if math.isfinite(least) else None
 
 
 def total_of(count: int, group: Group, like: Tensor) -> int:

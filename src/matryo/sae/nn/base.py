@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from matryo.sae.kernels import Entries, Mesh, Watch, decode, decode_losses, pre_acts_at, total_of
+from matryo.sae.kernels import Entries, Mesh, Watch, decode, decode_losses, pre_acts_at
 from matryo.sae.nn.auxiliary import aux_loss
 from matryo.sae.nn.config import SAEConfig
 from matryo.sae.nn.folding import first_latents, fold_scale
@@ -172,9 +172,9 @@ class SAE(nn.Module, ABC):
             sparsity=sparsity.detach(),
             residual=residual,
             entries=(found := entries.with_value(z)),
-            active=self._l0(found),
-            fired=self._fired(found.fired),
-            smallest=self._smallest(entries.value),
+            active=self.mesh.l0(found),
+            fired=self.mesh.fired(found.fired),
+            smallest=self.mesh.smallest(entries.value),
         )
 
     def prefix(self, level: int) -> SAE:
@@ -244,25 +244,6 @@ class SAE(nn.Module, ABC):
         """How many of this process's latents are in each level."""
         n = len(self.W_dec)
         return levels if n == self.config.n_latents else tuple(min(max(m - self.first, 0), n) for m in levels)
-
-    def _l0(self, entries: Entries) -> float:
-        """Mean active latents per token, of the whole batch and dictionary."""
-        if self.mesh.alone:
-            return entries.l0
-        active = total_of(int((entries.value > 0).sum()), self.mesh.all, self.W_dec)
-        return active / self.mesh.batch(entries.row_start[1:])
-
-    def _fired(self, fired: Bool[Tensor, "n_latents"]) -> Bool[Tensor, "n_latents"]:
-        """Latents that were active on some token, other processes' included."""
-        return fired if self.mesh.rows.size == 1 else self.mesh.rows.max_(fired.to(torch.uint8)).bool()
-
-    def _smallest(self, value: Float[Tensor, "entries"]) -> float | None:
-        """The smallest number of all processes', None where there is none."""
-        if self.mesh.alone:
-            return float(value.min()) if len(value) else None
-        least = value.min() if len(value) else value.new_tensor(math.inf)
-        least = -float(self.mesh.all.max_(-least.detach()))
-        return least if math.isfinite(least) else None
 
     def _pre_acts(
         self, x: Float[Tensor, "batch d_in"], centred: Float[Tensor, "batch d_in"], entries: Entries

@@ -53,7 +53,7 @@ class JumpReLU(SAE):
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
         count = self.config.k * len(centred)
         chosen = select_batch_topk(centred, self.W_enc, self.b_enc, count, group=self.mesh.latents)
-        least = self._smallest(chosen.value)
+        least = self.mesh.smallest(chosen.value)
         if least is not None:
             self.threshold.fill_(least)
 

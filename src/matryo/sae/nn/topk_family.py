@@ -103,7 +103,7 @@ def _mean_l0_threshold(sae: SAE, batches: list[Tensor]) -> float:
             values.append(value)
             full = 0 < share == total_of(len(value), group, x)
             if full and spread * sae.config.k < sae.config.n_latents:
-                cut_at = max(cut_at, sae._smallest(value) or 0.0)
+                cut_at = max(cut_at, sae.mesh.smallest(value) or 0.0)
         threshold = _at_place(torch.cat(values), wanted + 1, group)
         if threshold >= cut_at:
             return threshold

@@ -50,7 +50,7 @@ def dense_step(
     return Loss(
         total=total, levels=levels, per_level=per_level, aux=aux.detach(), sparsity=sparsity, residual=residual,
         entries=None, active=total_of(sums.active, mesh.all, x) / batch,
-        fired=sae._fired(sums.fired), smallest=None,
+        fired=mesh.fired(sums.fired), smallest=None,
     )  # fmt: skip
 
 

@@ -99,8 +99,8 @@ class FusedStep:
         found = entries.with_value(z)
         return Loss(
             total=total, levels=levels, per_level=per_level, aux=aux, sparsity=sparsity.detach(),
-            residual=decoded.residual, entries=found, active=sae._l0(found), fired=sae._fired(found.fired),
-            smallest=sae._smallest(entries.value),
+            residual=decoded.residual, entries=found, active=mesh.l0(found), fired=mesh.fired(found.fired),
+            smallest=mesh.smallest(entries.value),
         )  # fmt: skip
 
     @torch.no_grad()

@@ -73,7 +73,7 @@ class Member:
         if not isinstance(self.sae, ReLU | Gated):
             return False
         if self.density is None:
-            self.density = self.sae._l0(self.sae.encode_sparse(x[:64])) / self.sae.config.n_latents
+            self.density = self.sae.mesh.l0(self.sae.encode_sparse(x[:64])) / self.sae.config.n_latents
         return self.density > DENSE_ABOVE
 
     def _update(self, clip: float) -> None:
