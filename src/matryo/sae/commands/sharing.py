@@ -25,10 +25,15 @@ class Together:
     run: Path | None = None
     code: int = 0
 
-    def parallel(self, mode: Mode | None, count: int) -> "Parallel":
-        """How `count` autoencoders are shared out: as asked for, or rows of one and a grid of several."""
+    def parallel(self, mode: Mode | None = None, count: int = 0) -> "Parallel":
+        """How `count` autoencoders are shared out: as asked for, or rows of one and a grid of several.
+
+        Without any it says only who is first, and who there is.
+        """
         from matryo.sae.train.parallel import Parallel
 
+        if not count:
+            return Parallel("data", self.processes)
         chosen = mode or ("data" if count == 1 else "grid")
         if self.processes is not None:
             what = {"data": "rows of every batch", "latents": "latents", "grid": "autoencoders"}[chosen]
@@ -60,7 +65,15 @@ def together(command: str, mode: Mode | None, device: str) -> Iterator[Together]
     with open_processes(device) as processes, silence(processes.rank > 0):
         shared.processes = processes
         try:
-            yield shared
+            try:
+                yield shared
+            except KeyboardInterrupt:
+                # Of the user, or torchrun's SIGTERM to those left when a process is lost.
+                if missing := processes.roll_call():
+                    raise missing from None
+                if processes.rank == 0:
+                    raise
+                shared.code = 130
         except OtherProcessError:
             shared.code = 2
         except LostProcessError as lost:

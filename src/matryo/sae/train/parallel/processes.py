@@ -106,17 +106,32 @@ class Processes:
         except RuntimeError as error:
             raise self._lost() from error
 
-    def _lost(self) -> LostProcessError:
-        """Leave the group, so that the others notice; see who else is there; name those that are not."""
-        self._store.set(f"alive/{self.rank}", "yes")
+    def wait_for_all(self, what: str) -> None:
+        """Until every process has come here, however long that takes."""
+        self._store.set(f"{what}/{self.rank}", "yes")
+        while not all(self._store.check([f"{what}/{rank}"]) for rank in range(self.size)):
+            time.sleep(0.05)
+
+    def _lost(self) -> ConnectionError:
+        """Leave the group, so that the others notice, and say who is missing."""
         dist.destroy_process_group()
+        return self.roll_call() or LostProcessError([], self.size, self.rank == 0)
+
+    def roll_call(self) -> ConnectionError | None:
+        """Who is missing, of those that did not say an error of their own; None when everyone is there."""
+        self._store.set(f"alive/{self.rank}", "yes")
         everyone, until = range(self.size), time.monotonic() + ROLL_CALL_SECONDS
         missing = list(everyone)
         while missing and time.monotonic() < until:
             time.sleep(0.05)
             missing = [rank for rank in everyone if not self._store.check([f"alive/{rank}"])]
+        lost = [rank for rank in missing if not self._store.check([f"error/{rank}"])]
+        if not missing:
+            return None
+        if not lost:
+            return OtherProcessError("another process met an error; its own message says which")
         first = min((rank for rank in everyone if rank not in missing), default=self.rank)
-        return LostProcessError(missing, self.size, first == self.rank)
+        return LostProcessError(lost, self.size, first == self.rank)
 
 
 def started_by_torchrun() -> bool:
