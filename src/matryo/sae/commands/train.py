@@ -91,8 +91,7 @@ def train_run(
     from matryo.sae.train import Checkpoints, Interrupted
     from matryo.sae.train import train as fit
 
-    shared = shared or Together()
-    parallel = shared.parallel(mode, options.count)
+    parallel = (shared := shared or Together()).parallel(mode, options.count)
     harvested = parallel.from_first(lambda: _harvest_of(options))
     parents = [Path(harvested)] if harvested else []
     if harvested:
