@@ -68,6 +68,10 @@ class Rates:
     "Bytes a second read or written one after another."
     rows: float
     "Bytes a second in rows of d numbers, added up from anywhere."
+    scan: float
+    "Numbers a second of the encoder's product compared with a threshold."
+    entries: float
+    "Entries a second put into lists, rows and columns, and counted."
     link: float
     "Bytes a second that leave, and arrive, in a large sum over processes."
     latency: float
@@ -152,16 +156,17 @@ def seconds(s: Setting, rates: Rates) -> dict[str, float]:
         moved += FLOAT * s.levels * s.rows * s.d * 6
     return {
         "encoder product": 2 * s.rows * s.latents * s.d / rates.flops,
-        "reading its tiles": FLOAT * s.rows * s.latents / rates.stream,
+        "reading its tiles": s.rows * s.latents / rates.scan,
+        "lists of entries": s.entries / rates.entries,
         "rows of entries": rows / rates.rows,
         "weights, moments, batch": moved / rates.stream,
         "sums over processes": wire / rates.link + calls(s) * rates.latency if s.processes > 1 else 0.0,
     }
 
 
-H100 = Rates(flops=400e12, stream=2.5e12, rows=1.2e12, link=45e9, latency=30e-6)
-"""Parameters, not measurements: half of an H100's tf32 rate, three quarters of its memory's, half of that for rows, and
-one 400 Gb/s adapter a GPU."""
+H100 = Rates(flops=400e12, stream=2.5e12, rows=1.2e12, scan=6e11, entries=1e10, link=45e9, latency=30e-6)
+"""Parameters, not measurements: half of an H100's tf32 rate, three quarters of its memory's, half of that for rows, a
+number scanned for 4 bytes, an entry listed for 250 bytes of traffic, and one 400 Gb/s adapter a GPU."""
 
 LARGE = Setting("data", 64, d=4096, n=2**20, batch=65_536, k=64)
 

@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
+import numpy as np
 import torch
 
 from bench.scale import Rates, Setting, seconds
 from matryo.sae.kernels import Entries
+from matryo.sae.kernels.fused import WeightGradient, decode_with_gradient
+from matryo.sae.kernels.tiled import TILE_VALUES, _Lists
 from matryo.sae.nn import SAEConfig
 from matryo.sae.train.config import TrainConfig
 from matryo.sae.train.member import Member
@@ -28,7 +31,12 @@ class Probe:
         self.s, self.processes = s, processes
         rows, latents = int(s.rows), int(s.latents)
         self.x, self.W = torch.randn(rows, s.d), torch.randn(latents, s.d)
-        self.out, self.copy = torch.empty(rows, 512), torch.empty_like(self.W)
+        self.width = min(latents, TILE_VALUES // rows)
+        self.out, self.copy = torch.empty(rows, self.width), torch.empty_like(self.W)
+        self.tile = torch.randn(rows, self.width).numpy()
+        # Few exceed it: as many as are selected.
+        share = s.entries / (rows * latents)
+        self.cut = np.full(self.width, float(np.quantile(self.tile[:256], 1 - share)), np.float32)
         pair = torch.randperm(rows * latents)[: int(s.entries)]
         self.entries = Entries.from_pairs(pair // latents, pair % latents, torch.rand(len(pair)), rows, latents)
         self.slope = torch.empty(1, rows, s.d)
@@ -40,19 +48,33 @@ class Probe:
         flops = 2 * len(self.x) * len(self.W) * s.d / self._time(self._product)
         stream = 2 * 4 * self.W.numel() / self._time(lambda: self.copy.copy_(self.W))
         rows = 2 * 4 * s.d * len(self.entries.value) / self._time(self._decode)
+        lists = _Lists(len(self.x), int(s.entries * 1.3), self.tile.dtype)
+        scan = len(self.W) * len(self.x) / self._time(lambda: self._scan(lists))
+        handled = len(lists) / self._time(lambda: self._handle(lists))
         given = 2 * (s.processes - 1) / s.processes * 4 * self.big.numel()
         link = max(1.0, given / self._time(lambda: self.processes.sum_(self.big)))
         latency = self._time(lambda: [self.processes.sum_(self.small) for _ in range(10)]) / 10
-        return Rates(flops, stream, rows, link, latency)
+        return Rates(flops, stream, rows, scan, handled, link, latency)
 
     def _product(self) -> None:
-        for start in range(0, len(self.W), 512):
-            part = self.W[start : start + 512]
-            torch.mm(self.x, part.t(), out=self.out[:, : len(part)])
+        for start in range(0, len(self.W), self.width):
+            part = self.W[start : start + self.width]
+            torch.mm(self.x, part.t(), out=self.out.view(-1)[: len(self.x) * len(part)].view(len(self.x), len(part)))
+
+    def _scan(self, lists: _Lists) -> None:
+        bias = np.zeros_like(self.cut)
+        for start in range(0, len(self.W), self.width):
+            width = min(self.width, len(self.W) - start)
+            lists.read(np.ascontiguousarray(self.tile[:, :width]), bias[:width], self.cut[:width], start)
+
+    def _handle(self, lists: _Lists) -> None:
+        lists.keep_largest(int(len(lists) * 0.97))
+        found = lists.entries(len(self.W))
+        assert found.l0 and found.fired.any() and float(found.value.min())
+        value, slope = found.value.clone(), self.slope
+        WeightGradient(self.W.t(), self.W, self.x, found, value, value, slope, (len(self.W),))
 
     def _decode(self) -> None:
-        from matryo.sae.kernels.fused import decode_with_gradient
-
         levels, weights = (len(self.W),), torch.ones(1)
         entries = self.entries
         decode_with_gradient(entries.value, entries, self.W, self.W[0], self.x, levels, weights, slope=self.slope)
