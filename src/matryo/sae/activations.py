@@ -24,7 +24,12 @@ def site_width(lm: LM, site: str, row_length: int) -> int:
 
 
 def chunks(
-    lm: LM, rows: TokenRows, sites: Sequence[str], first_row: int = 0, skip_first: bool = True
+    lm: LM,
+    rows: TokenRows,
+    sites: Sequence[str],
+    first_row: int = 0,
+    skip_first: bool = True,
+    stop_row: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Activations of all tokens in order: (number of the first token, {site: (tokens, d)}), some rows at a time.
 
@@ -35,9 +40,10 @@ def chunks(
     """
     drop = int(skip_first)
     length = rows.tokens.shape[1] - drop
-    per_chunk = max(1, CHUNK_TOKENS // rows.tokens.shape[1])
-    for start in range(first_row, len(rows.tokens), per_chunk):
-        tokens = torch.from_numpy(rows.tokens[start : start + per_chunk]).long()
+    per_chunk = _rows_in_chunk(rows.tokens.shape[1])
+    stop_row = len(rows.tokens) if stop_row is None else stop_row
+    for start in range(first_row, stop_row, per_chunk):
+        tokens = torch.from_numpy(rows.tokens[start : min(start + per_chunk, stop_row)]).long()
         found = capture(lm, tokens, sites)
         flat = {}
         for site, values in found.items():
@@ -52,6 +58,21 @@ def chunks(
                 )
             flat[site] = values
         yield start * length, flat
+
+
+def share_of_rows(rows: TokenRows, rank: int, size: int) -> tuple[int, int]:
+    """First and one past the last of the rows that one of several processes runs, in the chunks that one would make.
+
+    A row's activations can depend on the rows they are computed with, in their last bits.
+    """
+    per_chunk = _rows_in_chunk(rows.tokens.shape[1])
+    count = -(-len(rows.tokens) // per_chunk)
+    first, stop = count * rank // size, count * (rank + 1) // size
+    return first * per_chunk, min(stop * per_chunk, len(rows.tokens))
+
+
+def _rows_in_chunk(row_length: int) -> int:
+    return max(1, CHUNK_TOKENS // row_length)
 
 
 def capture_batches(lm: LM, rows: TokenRows, site: str, batch_size: int) -> list[Tensor]:

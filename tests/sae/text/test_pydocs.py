@@ -93,6 +93,17 @@ def test_long_modules_are_cut_between_pieces():
     ]
 
 
+def test_documents_of_other_scripts_are_left_out():
+    pieces = [
+        ("plain text " * 50)[:540],
+        ("Ωμέγα λόγος " * 50)[:540],
+        ("plain text, Ω, plain text, plain text " * 20)[:540],
+    ]
+    documents = list(cut_documents(Document("", "a", "a"), pieces, "\n\n\n"))
+    assert [document.name for document in documents] == ["a", "a#3"]
+    assert [document.text for document in documents] == [pieces[0], pieces[2]]
+
+
 @pytest.mark.parametrize("joint", ["\n\n", "\n", " ", ""])
 def test_a_long_piece_is_cut_where_a_paragraph_line_or_word_ends(joint):
     piece = joint.join(f"{index:04d}" * 20 for index in range(40))

@@ -1,6 +1,7 @@
 """`matryo sae harvest`: text × language model → a store of activations."""
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from matryo.sae.commands.options import HarvestOptions, part, resume_line
+from matryo.sae.commands.sharing import Together, open_run, together
 from matryo.sae.store.config import StoreConfig
 from matryo.spine.config import from_toml, write_text
 from matryo.spine.progress import progress, say
@@ -31,7 +33,7 @@ def harvest(
     """Run a language model over text and store its activations, shuffled, on disk.
 
     The forward pass stops at the last site. A harvest that is interrupted, or killed, goes on with --resume and loses
-    or repeats no token.
+    or repeats no token. Started by torchrun, each of several processes runs its share of the rows.
 
     Examples
     --------
@@ -49,17 +51,24 @@ def harvest(
     """
     if resume is not None and options is None:
         options = from_toml(HarvestOptions, resume / "config.toml")
-    with interruptible("harvest") as ended:
-        run = harvest_run(options or HarvestOptions(), runs, recipe or "harvest", resume, ended)
+    options = options or HarvestOptions()
+    with interruptible("harvest") as ended, together("harvest", None, options.device) as shared:
+        with _terminable(shared):
+            run = harvest_run(options, runs, recipe or "harvest", resume, ended, shared)
         say(f"store: {run}", run=str(run))
-    return ended["code"]
+    return ended["code"] or shared.code
 
 
 def harvest_run(
-    options: HarvestOptions, runs: Path, name: str = "harvest", resume: Path | None = None, ended: Any = None
+    options: HarvestOptions,
+    runs: Path,
+    name: str = "harvest",
+    resume: Path | None = None,
+    ended: Any = None,
+    shared: Together | None = None,
 ) -> Path:
     """Harvest into a new run folder, or into an unfinished one, and return it."""
-    from matryo.sae.activations import site_width
+    from matryo.sae.activations import share_of_rows, site_width
     from matryo.sae.lm import load_lm, resolve_site
     from matryo.sae.store import BackgroundWriter, StoreWriter
 
@@ -67,21 +76,38 @@ def harvest_run(
     lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
     options = replace(options, site=tuple(resolve_site(lm, site).name for site in options.site))
     store_config, _ = part(options, StoreConfig), check_text(options)
-    run = RunFolder.reopen(resume, options) if resume else RunFolder.create(runs, name, "sae harvest", options)
-    with run:
+    shared = shared or Together()
+    parallel = shared.parallel()
+
+    def make() -> RunFolder:
+        return RunFolder.reopen(resume, options) if resume else RunFolder.create(runs, name, "sae harvest", options)
+
+    with open_run(parallel, make) as run:
+        shared.run = run.path
         if ended is not None:
             ended["run"] = run.path
+        parallel.from_first(lambda: bool(token_rows(options, lm, run.path)))
         splits, texts = token_rows(options, lm, run.path)
         used = options.row_length - int(options.skip_first)
         counts = {split: len(rows.tokens) * used for split, rows in splits.items()}
-        writers = {
-            site: StoreWriter(
-                run.path / site_folder(site), counts, site_width(lm, site, options.row_length), store_config
-            )
-            for site in options.site
-        }
-        with progress("harvest", sum(counts.values()), "tokens") as bar, BackgroundWriter(writers) as writing:
-            _fill(lm, splits, writing, used, options.skip_first, bar)
+        mine = {split: share_of_rows(rows, parallel.rank, parallel.size) for split, rows in splits.items()}
+        begin = {split: first * used for split, (first, _) in mine.items()}
+        journal = f"journal-{parallel.rank}.json" if parallel.size > 1 else "journal.json"
+
+        def writer_of(site: str) -> StoreWriter:
+            width = site_width(lm, site, options.row_length)
+            return StoreWriter(run.path / site_folder(site), counts, width, store_config, begin, journal)
+
+        if parallel.size > 1:
+            parallel.from_first(lambda: [bool(writer_of(site)) for site in options.site])  # reserves the space
+        writers = {site: writer_of(site) for site in options.site}
+        total = sum((stop - first) * used for first, stop in mine.values())
+        with progress("harvest", total, "tokens") as bar, BackgroundWriter(writers) as writing:
+            _fill(lm, splits, mine, writing, used, options.skip_first, bar)
+        if shared.processes is not None:
+            shared.processes.wait_for_all("written")
+        if not parallel.first:
+            return run.path
         about = {"lm": lm.identity(), "text": texts, "row_length": options.row_length, "skip_first": options.skip_first}
         about["rows"] = {split: rows.digest() for split, rows in splits.items()}
         for site, writer in writers.items():
@@ -91,14 +117,23 @@ def harvest_run(
     return run.path
 
 
-def _fill(lm: "LM", splits: dict[str, "TokenRows"], writing: Any, used: int, skip_first: bool, bar: Any) -> None:
+def _fill(
+    lm: "LM",
+    splits: dict[str, "TokenRows"],
+    mine: dict[str, tuple[int, int]],
+    writing: Any,
+    used: int,
+    skip_first: bool,
+    bar: Any,
+) -> None:
     from matryo.sae.activations import chunks
 
     # Before the first chunk is given: what is done is the thread's to change from then on.
     done = {split: min(writer.done(split) for writer in writing.writers.values()) // used for split in splits}
     for split, rows in splits.items():
-        bar.advance(done[split] * used)
-        for token, found in chunks(lm, rows, list(writing.writers), done[split], skip_first):
+        first, stop = mine[split]
+        bar.advance((min(done[split], stop) - first) * used)
+        for token, found in chunks(lm, rows, list(writing.writers), done[split], skip_first, stop):
             writing.write(split, token, {site: values.cpu() for site, values in found.items()})
             bar.advance(len(next(iter(found.values()))))
 
@@ -147,6 +182,19 @@ def check_text(options: "TextOptions") -> "RowsConfig":
 def site_folder(site: str) -> str:
     """The folder of a site's store within a harvest run."""
     return "store-" + "".join(c if c.isalnum() or c in "._-" else "_" for c in site)
+
+
+@contextmanager
+def _terminable(shared: Together) -> Iterator[None]:
+    """Take torchrun's SIGTERM, which it sends to those left when a process is lost, for a Ctrl-C."""
+    if shared.processes is None:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

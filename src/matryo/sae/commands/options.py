@@ -1,5 +1,6 @@
 """Flags that several commands share, and how they become the parts' own configs. Imports no torch."""
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -95,6 +96,11 @@ class TrainOptions(TextOptions, TrainConfig):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; expected one or more different values")
+
+    @property
+    def count(self) -> int:
+        """Number of autoencoders."""
+        return math.prod(map(len, (self.kind, self.n_latents, self.k, self.levels, self.sae_seed)))
 
     def grid(self, d_in: int) -> list[SAEConfig]:
         """The configuration of every autoencoder."""

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import check_text, token_rows
 from matryo.sae.commands.options import TrainOptions, part, resume_line
+from matryo.sae.commands.sharing import Mode, Together, open_run, together
 from matryo.sae.train.config import TrainConfig
 from matryo.spine.config import from_toml
 from matryo.spine.errors import unknown
@@ -21,6 +23,9 @@ from matryo.spine.run import RunFolder, read_run
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from matryo.sae.train import TrainResult
+    from matryo.sae.train.parallel import Parallel
+
 
 def train(
     recipe: str | None = None,
@@ -29,16 +34,21 @@ def train(
     resume: Path | None = None,
     runs: Path = Path("runs"),
     log: tuple[str, ...] = (),
+    parallel: Mode | None = None,
 ) -> int:
     """Train one or many sparse autoencoders in one pass over stored or streamed activations.
 
     Every combination of --kind, --n-latents, --k, --levels and --sae-seed is one autoencoder; all see the same
     batches. Each is saved as a SAELens-6 folder under RUN/saes.
 
+    Started by torchrun, several processes train together: with --parallel data each takes rows of every batch, with
+    latents a slice of every dictionary, with grid some of the autoencoders. A run can be resumed on any number of them.
+
     Examples
     --------
         matryo sae train tiny --data runs/latest --passes 1 --n-latents 512
         matryo sae train --lm tiny --site blocks.2.resid_pre --tokens 10000 --kind topk --kind jumprelu --n-latents 256 --steps 20 --batch-size 256 --buffer-tokens 4096
+        torchrun --nproc-per-node 2 -m matryo sae train --data runs/latest --parallel latents
 
     Parameters
     ----------
@@ -50,16 +60,21 @@ def train(
         Folder of the runs.
     log
         Also log to tensorboard, wandb or trackio (each must be installed).
+    parallel
+        What torchrun's processes share out: data, latents or grid; data for one autoencoder, else grid, when not given.
     """
     if resume is not None and options is None:
         options = from_toml(TrainOptions, resume / "config.toml")
-    with _stop_on_interrupt() as should_stop:
-        run, finished = train_run(options or TrainOptions(), runs, recipe or "train", resume, log, should_stop)
-    if not finished:
-        say(f"interrupted; {resume_line('train', run)}", run=str(run))
-        return 130
-    say(f"trained: {run}", run=str(run))
-    return 0
+    options = options or TrainOptions()
+    with together("train", parallel, options.device) as shared:
+        with _stop_on_interrupt(shared.processes is not None) as should_stop:
+            run, finished = train_run(options, runs, recipe or "train", resume, log, should_stop, parallel, shared)
+        if finished:
+            say(f"trained: {run}", run=str(run))
+        else:
+            say(f"interrupted; {resume_line('train', run)}", run=str(run))
+            shared.code = 130
+    return shared.code
 
 
 def train_run(
@@ -69,36 +84,37 @@ def train_run(
     resume: Path | None = None,
     log: tuple[str, ...] = (),
     should_stop: Callable[[], bool] = lambda: False,
+    mode: Mode | None = None,
+    shared: Together | None = None,
 ) -> tuple[Path, bool]:
     """Train into a new run folder, or an unfinished one; return it and whether training came to its end."""
-    from matryo.sae.nn import build
     from matryo.sae.train import Checkpoints, Interrupted
     from matryo.sae.train import train as fit
 
-    harvested = Path(options.data).resolve() if options.data and (Path(options.data) / "run.json").is_file() else None
-    parents = [harvested] if harvested else []
+    parallel = (shared := shared or Together()).parallel(mode, options.count)
+    harvested = parallel.from_first(lambda: _harvest_of(options))
+    parents = [Path(harvested)] if harvested else []
     if harvested:
         # `runs/latest` will be this run in a moment.
-        options = replace(options, data=str(harvested))
+        options = replace(options, data=harvested)
     # Whatever can be refused without a run folder is refused before there is one.
     stored, stream = (_stored(options), None) if options.data else (None, _Stream(options))
     grid = options.grid((stored or stream).d_in)  # pyright: ignore[reportOptionalMemberAccess]
-    if resume:
-        run = RunFolder.reopen(resume, options, log)
-    else:
-        run = RunFolder.create(runs, name, "sae train", options, parents, log)
-    with run:
-        data = stream.open(run.path) if stream else stored
+    saes = parallel.build({cfg.name: cfg for cfg in grid}, options.device)
+
+    created = partial(RunFolder.create, runs, name, "sae train", options, parents, log)
+    with open_run(parallel, partial(RunFolder.reopen, resume, options, log) if resume else created) as run:
+        shared.run = run.path
+        data = stream.open(run.path, parallel) if stream else stored
         assert data is not None
         config = part(options, TrainConfig)
         if config.steps is None:
             config = replace(config, steps=max(1, round(data.batches_per_pass * options.passes)))
-        saes = {cfg.name: build(cfg).to(options.device) for cfg in grid}
         with progress("train", config.steps, "steps") as bar:
 
             def on_step(step: int, numbers: dict[str, float]) -> None:
                 run.log(step=step, **numbers)
-                first = next(iter(saes))
+                first = grid[0].name
                 bar.advance(step - bar.done, fvu=numbers[f"{first}/fvu"], l0=numbers[f"{first}/l0"])
 
             try:
@@ -111,17 +127,25 @@ def train_run(
                     resume=resume is not None,
                     on_step=on_step,
                     should_stop=should_stop,
+                    parallel=parallel,
                 )
             except Interrupted:
                 return run.path, False
         for sae_name, sae in saes.items():
-            sae.save(run.path / "saes" / sae_name, data.metadata)
-        outputs = {"saes": {key: f"saes/{key}" for key in saes}, "site": data.site, "lm": data.lm}
-        outputs |= {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "scale": result.scale}
-        # Relative to this run, so that a folder of runs can be moved.
-        outputs |= {key: path and os.path.relpath(path, run.path) for key, path in data.places.items()}
-        run.finish(outputs | {"last": result.last})
+            parallel.save(sae, run.path / "saes" / sae_name, data.metadata)
+        parallel.agree(0)  # everyone has saved
+        names = {"saes": {cfg.name: f"saes/{cfg.name}" for cfg in grid}}
+        run.finish(names | _outputs(data, result, run.path))
     return run.path, True
+
+
+def _outputs(data: "_Data", result: "TrainResult", run: Path) -> dict[str, Any]:
+    """What a run says of its data and its end."""
+    outputs = {"site": data.site, "lm": data.lm, "steps": result.steps, "tokens": result.tokens}
+    outputs |= {"seconds": result.seconds, "scale": result.scale}
+    # Relative to this run, so that a folder of runs can be moved.
+    outputs |= {key: path and os.path.relpath(path, run) for key, path in data.places.items()}
+    return outputs | {"last": result.last}
 
 
 @dataclass(frozen=True)
@@ -190,11 +214,12 @@ class _Stream:
         self.site = resolve_site(self.lm, options.site[0]).name
         self.d_in = site_width(self.lm, self.site, options.row_length)
 
-    def open(self, run: Path) -> _Data:
+    def open(self, run: Path, parallel: "Parallel") -> _Data:
         """Pack the text into rows of the run folder, and stream them."""
         from matryo.sae.activations import ActivationStream, capture_batches
 
         options, lm, site = self.options, self.lm, self.site
+        parallel.from_first(lambda: bool(token_rows(options, lm, run)))
         splits, texts = token_rows(options, lm, run)
         training, aside = splits["train"], splits.get("calibration")
         return _Data(
@@ -241,18 +266,30 @@ def _one_site(wanted: tuple[str, ...], sites: dict[str, str], path: Path) -> str
     return wanted[0]
 
 
+def _harvest_of(options: TrainOptions) -> str | None:
+    """The harvest run that the data are, if they are one."""
+    run = Path(options.data).resolve() if options.data else None
+    return str(run) if run and (run / "run.json").is_file() else None
+
+
 @contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks training to stop after its step; the second interrupts at once."""
+def _stop_on_interrupt(started: bool = False) -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks training to stop after its step; the second interrupts at once.
+
+    Started by torchrun, so does its SIGTERM, which it also sends to those left when a process is lost.
+    """
     asked = False
 
-    def ask(*_: Any) -> None:
+    def ask(number: int, _: Any) -> None:
         nonlocal asked
         asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, ask)
+    signals = [signal.SIGINT, signal.SIGTERM] if started else [signal.SIGINT]
+    before = {number: signal.signal(number, ask) for number in signals}
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from matryo.sae.kernels.compiled import latents, rows, threads
 from matryo.sae.kernels.entries import Entries
+from matryo.sae.kernels.mesh import ALONE, Group
 
 Moments = tuple[Tensor, Tensor]
 """Adam's first and second moments of one weight matrix, rows by latent; bfloat16 is allowed beside float32 weights."""
@@ -47,6 +48,7 @@ def decode_with_gradient(
     batch: int | None = None,
     want_residual: bool = False,
     slope: Float[Tensor, "levels batch d_out"] | None = None,
+    latents: Group = ALONE,
 ) -> Decoded:
     """Decode a batch and differentiate its (nested) squared errors, in one pass over the entries of each row.
 
@@ -61,10 +63,14 @@ def decode_with_gradient(
         batch: number of tokens that losses are means over, where these rows are only a part of them.
         want_residual: also return target − x̂.
         slope: memory to use for the result's slope.
+        latents: processes that hold other latents, whose reconstructions are summed; `levels` then count this
+            process's latents, and may repeat or be 0.
     """
     parts, n_rows, d_out = threads(), len(target), target.shape[1]
     per = (batch or n_rows) * d_out
     slope = target.new_empty(len(levels), n_rows, d_out) if slope is None else slope
+    if latents.size > 1:
+        return _decode_shares(z, entries, W_dec, b_dec, target, levels, weights, per, slope, latents)
     residual = target.new_empty(n_rows if want_residual else 0, d_out)
     grad_z, squares = torch.empty_like(z), np.zeros((parts, len(levels)))
     grad_b = target.new_zeros(parts, d_out)
@@ -75,6 +81,27 @@ def decode_with_gradient(
     )  # fmt: skip
     per_level = torch.from_numpy(squares.sum(0) / per).to(target)
     return Decoded(per_level, slope, grad_z, grad_b.sum(0), residual if want_residual else None)
+
+
+def _decode_shares(
+    z: Tensor, entries: Entries, W_dec: Tensor, b_dec: Tensor, target: Tensor, levels: tuple[int, ...],
+    weights: Tensor, per: int, slope: Tensor, group: Group,
+) -> Decoded:  # fmt: skip
+    """`decode_with_gradient` over a group: what each level of this process's latents adds, summed, then the errors."""
+    ends, which = np.asarray(levels), (_array(entries.row_start), _array(entries.latent))
+    rows.decode_shares(*which, _array(z), _array(W_dec), ends, _array(slope), threads())
+    group.sum_(slope)
+    slope[0] += b_dec - target
+    for level in range(1, len(levels)):
+        slope[level] += slope[level - 1]
+    per_level = torch.stack([error.square().sum() for error in slope]) / per
+    residual = -slope[-1]
+    slope *= (weights * (2 / per))[:, None, None]
+    for level in range(len(levels) - 2, -1, -1):
+        slope[level] += slope[level + 1]
+    grad_z = torch.empty_like(z)
+    rows.read_slopes(*which, _array(W_dec), ends, _array(slope), _array(grad_z), threads())
+    return Decoded(per_level, slope, grad_z, slope[0].sum(0), residual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,11 +162,38 @@ class WeightGradient:
 
         The last one is −W_enc · ∂L/∂b_enc, None when not `of_input`.
         """
-        W_enc, W_dec = self._weights
-        enc, dec, b = np.empty_like(W_enc), np.empty_like(W_dec), np.empty(len(W_dec), W_dec.dtype)
         b_in = self._of_input(of_input)
-        latents.gradients(W_enc, W_dec, *self._sums, enc, dec, b, b_in)
-        return torch.from_numpy(enc).t(), torch.from_numpy(dec), torch.from_numpy(b), self._summed(b_in)
+        dense = self._rows(np.arange(len(self._weights[1])), b_in)
+        return dense.W_enc.t(), dense.W_dec, dense.b_enc, self._summed(b_in)
+
+    def rows(self, latent: Int[Tensor, "some"]) -> DenseRows:
+        """The gradients of some latents, ascending, as whole rows."""
+        return self._rows(_array(latent), self._of_input(False))
+
+    def _rows(self, which: np.ndarray, b_in: np.ndarray) -> DenseRows:
+        W_enc, W_dec = self._weights
+        enc, dec = (np.empty((len(which), W.shape[1]), W.dtype) for W in (W_enc, W_dec))
+        b = np.empty(len(which), W_dec.dtype)
+        latents.gradients(which, W_enc, W_dec, *self._sums, enc, dec, b, b_in)
+        return DenseRows(*map(torch.from_numpy, (which, enc, dec, b)))
+
+    def touched(self) -> Bool[Tensor, "n_latents"]:
+        """Latents that have an entry or a dense row."""
+        (start, *_), *_, (slot, *_) = self._sums
+        some = np.diff(start) > 0
+        return torch.from_numpy(some | (slot >= 0) if len(slot) else some)
+
+    def summed(self, group: Group) -> WeightGradient:
+        """The sum over processes with other rows: the rows that are not 0 everywhere are added up."""
+        touched = group.max_(self.touched().to(torch.uint8)).bool()
+        more = self.rows(touched.nonzero().view(-1))
+        for part in (more.W_enc, more.W_dec, more.b_enc):
+            group.sum_(part)
+        W_enc, W_dec = (torch.from_numpy(W) for W in self._weights)
+        empty = W_dec.new_empty(0)
+        none = Entries(torch.zeros(1, dtype=torch.long), torch.empty(0, dtype=torch.long), empty, len(W_dec))
+        x, slope = W_enc[:0], W_dec[None, :0]
+        return WeightGradient(W_enc.t(), W_dec, x, none, empty, empty, slope, (len(W_dec),), None, more)
 
     def squared_norm(self, unit_rows: bool, of_input: bool = True) -> tuple[float, Tensor | None]:
         """Σ of squares of all three gradients, the part along unit decoder rows removed, and the last of `formed`."""

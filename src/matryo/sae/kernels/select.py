@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from matryo.sae.kernels.counting import keep_largest, keep_row_largest, place_of
 from matryo.sae.kernels.entries import Entries
+from matryo.sae.kernels.mesh import ALONE, Group
 from matryo.sae.kernels.switch import has_compiled
 from matryo.sae.kernels.watch import Watch
 
@@ -95,23 +97,63 @@ def select_batch_topk(
     count: int,
     hint: float | None = None,
     watch: Watch | None = None,
+    group: Group = ALONE,
 ) -> Entries:
     """The `count` largest positive pre-activations of the whole batch (all positive ones when there are fewer).
 
     `hint` is a guess of the smallest selected value, such as the last batch's; the result does not depend on it, only
-    the work does: too low costs memory for candidates, too high costs a second encoder product.
+    the work does: too low costs memory for candidates, too high costs a second encoder product. Over a group whose
+    processes hold other rows or columns the result is this process's part of the `count` largest of all.
     """
+    threshold = max(0.0, MARGIN * hint) if hint and math.isfinite(hint) else 0.0
+    if group.size > 1:
+        return _batch_topk_of(group, x, W, b, count, threshold, watch)
     if has_compiled(x):
         from matryo.sae.kernels import tiled
 
         return tiled.batch_topk(x, W, b, count, hint, watch)
-    threshold = max(0.0, MARGIN * hint) if hint and math.isfinite(hint) else 0.0
-    found = _scan_running(x, W, b, count, threshold, watch)
+    found, _ = _scan_running(x, W, b, count, threshold, watch)
     if len(found[2]) < count and threshold > 0:
-        found = _scan_running(x, W, b, count, 0.0, None)
+        found, _ = _scan_running(x, W, b, count, 0.0, None)
     if len(found[2]) > count:
         found = _keep_largest(found, count)
     return Entries.from_pairs(*found, n_rows=x.shape[0], n_latents=W.shape[1])
+
+
+SHARE = 1.5
+"""Candidates that a process of a group keeps at first, as a multiple of its even share of the wanted ones."""
+
+
+def _batch_topk_of(
+    group: Group, x: Tensor, W: Tensor, b: Tensor, count: int, threshold: float, watch: Watch | None
+) -> Entries:
+    """`select_batch_topk` over a group: everyone's candidates, the count-th largest by counting, and what is above it.
+
+    Right if no process dropped a value above the count-th largest of those kept. That number is never above the true
+    one: where a process may have dropped one, candidates above that number are gathered again.
+    """
+    wanted = min(count, math.ceil(SHARE * count / group.size))
+    entries, bound = _candidates(x, W, b, wanted, threshold, watch)
+    settled = place_of(entries.value, count, group)
+    limit, found = settled.limit_and_total(entries.value, count)
+    highest = float(group.max_(x.new_tensor(bound)))
+    if highest >= limit if found >= count else highest > 0:
+        below = 0.0 if found < count else float(torch.nextafter(x.new_tensor(limit), x.new_zeros(())))
+        entries, _ = _candidates(x, W, b, count, below, None)
+        settled = None
+    return keep_largest(entries, count, group, settled)
+
+
+def _candidates(
+    x: Tensor, W: Tensor, b: Tensor, count: int, start: float, watch: Watch | None
+) -> tuple[Entries, float]:
+    """Every entry above some threshold, at least `start`, and that threshold: the `count` largest are among them."""
+    if has_compiled(x):
+        from matryo.sae.kernels import tiled
+
+        return tiled.candidates(x, W, b, count, start, watch)
+    found, threshold = _scan_running(x, W, b, count, start, watch)
+    return Entries.from_pairs(*found, n_rows=x.shape[0], n_latents=W.shape[1]), threshold
 
 
 def _scan_running(
@@ -121,7 +163,7 @@ def _scan_running(
     count: int,
     threshold: float,
     watch: Watch | None,
-) -> Candidates:
+) -> tuple[Candidates, float]:
     """Candidates above a threshold that rises to the count-th largest seen whenever too many have gathered.
 
     Exact: a value below the count-th largest of some columns cannot be among the count largest of all.
@@ -137,7 +179,7 @@ def _scan_running(
             # Equal values stay candidates: the largest float below the smallest kept one is the new bound.
             smallest = parts[0][2].min()
             threshold = float(torch.nextafter(smallest, smallest.new_zeros(())))
-    return _join(parts)
+    return _join(parts), threshold
 
 
 @torch.no_grad()
@@ -147,8 +189,14 @@ def select_row_topk(
     b: Float[Tensor, "n_latents"],
     k: int,
     watch: Watch | None = None,
+    group: Group = ALONE,
 ) -> Entries:
-    """The k largest positive pre-activations of every row (fewer where fewer are positive)."""
+    """The k largest positive pre-activations of every row (fewer where fewer are positive).
+
+    Over a group whose processes hold other columns of the rows: this process's part of them.
+    """
+    if group.size > 1:
+        return keep_row_largest(select_row_topk(x, W, b, k, watch), k, group)
     if has_compiled(x):
         from matryo.sae.kernels import tiled
 

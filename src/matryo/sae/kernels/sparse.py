@@ -14,6 +14,7 @@ from torch import Tensor
 
 from matryo.sae.kernels import switch
 from matryo.sae.kernels.entries import Entries
+from matryo.sae.kernels.mesh import Mesh
 
 
 def pre_acts_at(
@@ -94,6 +95,7 @@ def decode_losses(
     b_dec: Float[Tensor, "d_out"],
     target: Float[Tensor, "batch d_out"],
     levels: tuple[int, ...],
+    mesh: Mesh = Mesh(),  # noqa: B008 - frozen
 ) -> tuple[Float[Tensor, "levels"], Float[Tensor, "batch d_out"]]:
     """Squared errors of all nested reconstructions, and the residual of the full one.
 
@@ -101,9 +103,10 @@ def decode_losses(
 
         x̂_m = b_dec + Σ_{j<m} value_j W_dec[j],     loss_m = mean_batch ‖target − x̂_m‖² / d_out.
 
-    Returns (losses, target − x̂ detached). Differentiable in value, W_dec, b_dec and target, through the losses.
+    Returns (losses, target − x̂ detached). Differentiable in value, W_dec, b_dec and target, through the losses. Over a
+    mesh these are the losses of the whole; `levels` then count this process's latents, and may repeat or be 0.
     """
-    return _DecodeLosses.apply(value, W_dec, b_dec, target, entries, levels)  # pyright: ignore[reportReturnType]
+    return _DecodeLosses.apply(value, W_dec, b_dec, target, entries, levels, mesh)  # pyright: ignore[reportReturnType]
 
 
 class _DecodeLosses(torch.autograd.Function):
@@ -116,6 +119,7 @@ class _DecodeLosses(torch.autograd.Function):
         target: Tensor,
         entries: Entries,
         levels: tuple[int, ...],
+        mesh: Mesh,
     ) -> tuple[Tensor, Tensor]:
         # A bag is one level's share of one row: entries are sorted by row and latent, so bags are contiguous.
         bag, bag_start = _bags(entries, levels)
@@ -123,10 +127,12 @@ class _DecodeLosses(torch.autograd.Function):
             weight = value.detach().requires_grad_(ctx.needs_input_grad[0])
             shares = _weighted_sums(W_dec.detach(), entries.latent, bag_start, weight)
         residual = shares.detach().view(len(target), len(levels), target.shape[1]).neg()
+        mesh.latents.sum_(residual)
         residual[:, 0] += target - b_dec
         for level in range(1, len(levels)):
             residual[:, level] += residual[:, level - 1]
-        losses = residual.square().sum((0, 2)) / target.numel()
+        ctx.elements = mesh.batch(target) * target.shape[1]
+        losses = mesh.rows.sum_(residual.square().sum((0, 2)) / ctx.elements)
         ctx.save_for_backward(value, residual)
         ctx.entries, ctx.bag, ctx.shares, ctx.weight = entries, bag, shares, weight
         full = residual[:, -1].clone() if len(levels) > 1 else residual[:, 0]
@@ -137,12 +143,12 @@ class _DecodeLosses(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         value, residual = ctx.saved_tensors
         entries: Entries = ctx.entries
-        batch, n_levels, d_out = residual.shape
+        rows, n_levels, d_out = residual.shape
         # slope[r, g] = ∂L/∂(share g of row r): level g's latents are part of every level from g on.
-        slope = residual * (-2.0 / (batch * d_out) * grads[0])[None, :, None]
+        slope = residual * (-2.0 / ctx.elements * grads[0])[None, :, None]
         for level in range(n_levels - 2, -1, -1):
             slope[:, level] += slope[:, level + 1]
-        flat = slope.view(batch * n_levels, d_out)
+        flat = slope.view(rows * n_levels, d_out)
         grad_value = grad_W = grad_b = grad_target = None
         if ctx.needs_input_grad[0]:
             (grad_value,) = torch.autograd.grad(ctx.shares, ctx.weight, flat)
@@ -153,7 +159,7 @@ class _DecodeLosses(torch.autograd.Function):
             grad_b = slope[:, 0].sum(0)
         if ctx.needs_input_grad[3]:
             grad_target = -slope[:, 0]
-        return grad_value, grad_W, grad_b, grad_target, None, None
+        return grad_value, grad_W, grad_b, grad_target, None, None, None
 
 
 def _bags(entries: Entries, levels: tuple[int, ...]) -> tuple[Int[Tensor, "entries"], Int[Tensor, "bags_and_one"]]:

@@ -119,15 +119,23 @@ def batch_topk(
 ) -> Entries:
     """`select_batch_topk`."""
     start = max(0.0, MARGIN * hint) if hint and math.isfinite(hint) else 0.0
-    lists = _running(x, W, b, count, start, watch)
+    lists, _ = _running(x, W, b, count, start, watch)
     if len(lists) < count and start > 0:
-        lists = _running(x, W, b, count, 0.0, None)
+        lists, _ = _running(x, W, b, count, 0.0, None)
     if len(lists) > count:
         lists.keep_largest(count)
     return lists.entries(W.shape[1])
 
 
-def _running(x: Tensor, W: Tensor, b: Tensor, count: int, threshold: float, watch: Watch | None) -> _Lists:
+def candidates(x: Tensor, W: Tensor, b: Tensor, count: int, start: float, watch: Watch | None) -> tuple[Entries, float]:
+    """Every entry above some threshold, at least `start`, and that threshold: the `count` largest are among them."""
+    lists, threshold = _running(x, W, b, count, start, watch)
+    return lists.entries(W.shape[1]), threshold
+
+
+def _running(
+    x: Tensor, W: Tensor, b: Tensor, count: int, threshold: float, watch: Watch | None
+) -> tuple[_Lists, float]:
     """Candidates above a threshold that rises to the count-th largest seen whenever too many have gathered.
 
     Exact: a value below the count-th largest of some columns cannot be among the count largest of all.
@@ -139,7 +147,7 @@ def _running(x: Tensor, W: Tensor, b: Tensor, count: int, threshold: float, watc
             smallest = bias.dtype.type(lists.keep_largest(count))
             # Equal values stay candidates: the largest number below the smallest kept one is the new bound.
             threshold = float(np.nextafter(smallest, bias.dtype.type(0)))
-    return lists
+    return lists, threshold
 
 
 def row_topk(x: Tensor, W: Tensor, b: Tensor, k: int, watch: Watch | None = None) -> Entries:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from matryo.sae.kernels import Watch
+from matryo.sae.kernels import Mesh, Watch, mark_row_largest, shared_sum, total_of
 
 if TYPE_CHECKING:
     from matryo.sae.kernels.fused import DenseRows
@@ -34,7 +34,9 @@ def aux_loss(
 
     Reference: Gao et al., "Scaling and evaluating sparse autoencoders" (2024), without the straight-through part.
     """
-    if dead is None or sae.config.aux_weight == 0 or not bool(dead.any()):
+    mesh = sae.mesh
+    n_dead = 0 if dead is None or sae.config.aux_weight == 0 else total_of(int(dead.sum()), mesh.latents, residual)
+    if dead is None or not n_dead:
         return residual.new_zeros(())
     index = dead.nonzero().view(-1)
     W_enc, W_dec = sae.W_enc.t()[index], sae.W_dec[index]
@@ -44,12 +46,16 @@ def aux_loss(
         bias = bias + W_enc @ (sae.b_dec.detach() - sae.b_dec)
     pre = torch.addmm(bias, centred, W_enc.t())
     aux_k = sae.config.most_aux
-    if aux_k < len(index):
-        top = torch.topk(pre, aux_k, dim=1, sorted=False)
-        pre = torch.zeros_like(pre).scatter(1, top.indices, top.values)
+    if aux_k < n_dead:
+        if mesh.latents.size > 1:
+            pre = pre * mark_row_largest(pre.detach(), aux_k, mesh.latents)
+        else:
+            top = torch.topk(pre, aux_k, dim=1, sorted=False)
+            pre = torch.zeros_like(pre).scatter(1, top.indices, top.values)
     z = pre + (torch.relu(pre) - pre).detach()
-    error = (residual - z @ W_dec).square().sum(1).mean()
-    return error * _inverse_spread(residual)
+    error = (residual - shared_sum(z @ W_dec, mesh.latents)).square().sum(1)
+    error = error.mean() if mesh.rows.size == 1 else shared_sum(error.sum(), mesh.rows) / mesh.batch(residual)
+    return error * _inverse_spread(residual, mesh)
 
 
 def aux_with_gradient(
@@ -64,14 +70,20 @@ def aux_with_gradient(
     """
     from matryo.sae.kernels.fused import DenseRows, largest_in_rows
 
-    dead, pre = watch.column, watch.pre
+    dead, pre, mesh = watch.column, watch.pre, sae.mesh
+    batch, most = mesh.batch(residual), sae.config.most_aux
     W_dec = sae.W_dec.detach()[dead]
-    chosen = largest_in_rows(pre, sae.config.most_aux) if sae.config.most_aux < len(dead) else None
+    chosen = None
+    if mesh.latents.size > 1:
+        chosen = mark_row_largest(pre, most, mesh.latents)
+    elif most < len(dead):
+        chosen = largest_in_rows(pre, most)
     z = pre.relu_() if chosen is None else pre.relu_().mul_(chosen)
-    slope = torch.addmm(residual, z, W_dec, beta=-1)  # ê − e
-    inverse_spread = _inverse_spread(residual)
-    value = slope.square().sum(1).mean() * inverse_spread
-    slope *= 2 * sae.config.aux_weight / len(residual) * inverse_spread
+    slope = torch.addmm(residual, z, W_dec, beta=-1 if mesh.latents.rank == 0 else 0)
+    mesh.latents.sum_(slope)  # ê − e
+    inverse_spread = _inverse_spread(residual, mesh)
+    value = mesh.rows.sum_(slope.square().sum()) / batch * inverse_spread
+    slope *= 2 * sae.config.aux_weight / batch * inverse_spread
     grad_dec = z.t() @ slope
     grad_pre = torch.mm(slope, W_dec.t(), out=z)
     if chosen is not None:
@@ -79,9 +91,11 @@ def aux_with_gradient(
     return value, DenseRows(dead, grad_pre.t() @ centred, grad_dec, grad_pre.sum(0))
 
 
-def _inverse_spread(residual: Float[Tensor, "batch d_out"]) -> Float[Tensor, ""]:
+def _inverse_spread(residual: Float[Tensor, "batch d_out"], mesh: Mesh) -> Float[Tensor, ""]:
     """1 / mean‖e − ē‖²; 0 where that is nothing but rounding, as for a batch of one token."""
-    spread = (residual - residual.mean(0)).square().sum(1).mean()
+    batch = mesh.batch(residual)
+    centre = mesh.rows.sum_(residual.sum(0)) / batch
+    spread = mesh.rows.sum_((residual - centre).square().sum()) / batch
     limits = torch.finfo(spread.dtype)
-    varies = spread > limits.eps * residual.square().sum(1).mean()
+    varies = spread > limits.eps * mesh.rows.sum_(residual.square().sum()) / batch
     return varies / spread.clamp_min(limits.tiny)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from matryo.sae.kernels import Entries, Watch, decode, decode_losses, pre_acts_at
+from matryo.sae.kernels import Entries, Mesh, Watch, decode, decode_losses, pre_acts_at
 from matryo.sae.nn.auxiliary import aux_loss
 from matryo.sae.nn.config import SAEConfig
 from matryo.sae.nn.folding import first_latents, fold_scale
@@ -43,6 +43,12 @@ class SAE(nn.Module, ABC):
 
     unit_rows = True
     """Whether decoder rows are kept at unit norm."""
+
+    mesh = Mesh()
+    """Processes that share a training step; with others' latents, the parameters here are `first`'s and the next ones'
+    of a dictionary of config.n_latents."""
+
+    first = 0
 
     def __init__(self, config: SAEConfig) -> None:
         super().__init__()
@@ -148,7 +154,9 @@ class SAE(nn.Module, ABC):
         pre = self._pre_acts(x, centred, entries)
         z = self._activate(pre, entries)
         levels = draw_levels(self.config, generator)
-        per_level, residual = decode_losses(z, entries, self.W_dec, self.b_dec, target, levels)
+        # Gradients are summed over processes: b_dec, which all of them have, is the first one's there.
+        b_dec = self.b_dec if self.mesh.latents.rank == 0 else self.b_dec.detach()
+        per_level, residual = decode_losses(z, entries, self.W_dec, b_dec, target, self._here(levels), self.mesh)
         norms = None if self.unit_rows else torch.linalg.vector_norm(self.W_dec, dim=1)
         sparsity = self._sparsity(Active(pre, z, entries, target, levels, norms), sparsity_scale)
         if x.requires_grad:
@@ -164,9 +172,9 @@ class SAE(nn.Module, ABC):
             sparsity=sparsity.detach(),
             residual=residual,
             entries=(found := entries.with_value(z)),
-            active=found.l0,
-            fired=found.fired,
-            smallest=float(entries.value.min()) if len(entries.value) else None,
+            active=self.mesh.l0(found),
+            fired=self.mesh.fired(found.fired),
+            smallest=self.mesh.smallest(entries.value),
         )
 
     def prefix(self, level: int) -> SAE:
@@ -231,6 +239,11 @@ class SAE(nn.Module, ABC):
         elif x.is_inference():
             x = x.clone()  # autograd refuses to keep what a model computed in inference mode
         return x.to(self.W_enc.dtype)
+
+    def _here(self, levels: tuple[int, ...]) -> tuple[int, ...]:
+        """How many of this process's latents are in each level."""
+        n = len(self.W_dec)
+        return levels if n == self.config.n_latents else tuple(min(max(m - self.first, 0), n) for m in levels)
 
     def _pre_acts(
         self, x: Float[Tensor, "batch d_in"], centred: Float[Tensor, "batch d_in"], entries: Entries

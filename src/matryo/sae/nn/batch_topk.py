@@ -24,4 +24,5 @@ class BatchTopK(TopKFamily):
     def _select_in_batch(
         self, centred: Float[Tensor, "batch d_in"], hint: float | None, watch: Watch | None = None
     ) -> Entries:
-        return select_batch_topk(centred, self.W_enc, self.b_enc, self.config.k * len(centred), hint, watch)
+        count = self.config.k * self.mesh.batch(centred)
+        return select_batch_topk(centred, self.W_enc, self.b_enc, count, hint, watch, self.mesh.all)

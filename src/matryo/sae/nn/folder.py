@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,16 @@ def save_sae(sae: SAE, folder: Path, metadata: dict[str, Any]) -> None:
     Raises:
         ValueError: an SAE that infers by threshold has none yet.
     """
+    write_folder(sae, folder, metadata, lambda weights: save_file(saelens_tensors(sae), weights))
+
+
+def write_folder(sae: SAE, folder: Path, metadata: dict[str, Any], write: Callable[[Path], Any]) -> None:
+    """`save_sae`, the file of weights written by `write`."""
     architecture = _architecture(sae)
     json.dumps(metadata)  # what JSON cannot hold is found before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     weights, cfg = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
-    save_file(_to_saelens(sae, architecture), weights)
+    write(weights)
     config: dict[str, Any] = {
         "architecture": architecture,
         "d_in": sae.config.d_in,
@@ -156,14 +162,16 @@ def _architecture(sae: SAE) -> str:
     return "transcoder" if name == "standard" else f"{name}_transcoder"
 
 
-def _to_saelens(sae: SAE, architecture: str) -> dict[str, Tensor]:
+def saelens_tensors(sae: SAE) -> dict[str, Tensor]:
+    """The tensors of a folder, those of a slice of latents where the autoencoder is one."""
+    architecture = _architecture(sae)
     state = {name: value.detach().cpu().contiguous() for name, value in sae.state_dict().items()}
     if sae.config.kind == "gated":
         state["b_gate"] = state.pop("b_enc")
     if isinstance(sae, TopKFamily):
         threshold = state.pop("threshold")
         if architecture.startswith("jumprelu"):
-            state["threshold"] = threshold.expand(sae.config.n_latents).contiguous()
+            state["threshold"] = threshold.expand(len(sae.W_dec)).contiguous()
     return state
 
 

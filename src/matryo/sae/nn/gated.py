@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from matryo.sae.kernels import Entries, Watch, at_latents, decode_losses, select_above
+from matryo.sae.kernels import Entries, Watch, at_latents, decode_losses, select_above, shared_sum
 from matryo.sae.nn.base import SAE
 from matryo.sae.nn.config import SAEConfig
 from matryo.sae.nn.levels import level_weights
@@ -43,12 +43,13 @@ class Gated(SAE):
         return torch.relu(gain * (pre - b_enc) + b_mag)
 
     def _sparsity(self, active: Active, scale: float) -> Tensor:
-        pre, entries = active.pre, active.entries
+        pre, levels = active.pre, self._here(active.levels)
         per_level, _ = decode_losses(
-            pre, entries, self.W_dec.detach(), self.b_dec.detach(), active.target, active.levels
+            pre, active.entries, self.W_dec.detach(), self.b_dec.detach(), active.target, levels, self.mesh
         )
         gate = (level_weights(self.config, len(active.levels), per_level) * per_level).sum()
-        return scale * self.config.l1 * pre.sum() / (entries.n_rows * self.config.d_in) + gate
+        total = shared_sum(pre.sum(), self.mesh.all)
+        return scale * self.config.l1 * total / (self.mesh.batch(active.target) * self.config.d_in) + gate
 
     def _dense(
         self, pre: Float[Tensor, "batch n_latents"], norms: Float[Tensor, "n_latents"] | None

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from matryo.sae.kernels import Entries, Watch, at_latents, select_above, select_batch_topk
+from matryo.sae.kernels import Entries, Watch, at_latents, select_above, select_batch_topk, shared_sum
 from matryo.sae.nn.base import SAE
 from matryo.sae.nn.config import SAEConfig
 from matryo.sae.nn.loss import Active
@@ -47,13 +47,15 @@ class JumpReLU(SAE):
     def _sparsity(self, active: Active, scale: float) -> Tensor:
         threshold = at_latents(self.threshold, active.entries)
         ones = _Jump.apply(active.pre, threshold, self.config.bandwidth)[1]  # pyright: ignore
-        l0 = ones.sum() / active.entries.n_rows
+        l0 = shared_sum(ones.sum(), self.mesh.all) / self.mesh.batch(active.target)
         return scale * self.config.l0_weight * (l0 / self.config.k - 1).square()
 
     def _start(self, centred: Float[Tensor, "batch d_in"]) -> None:
-        chosen = select_batch_topk(centred, self.W_enc, self.b_enc, self.config.k * len(centred))
-        if len(chosen.value):
-            self.threshold.fill_(float(chosen.value.min()))
+        count = self.config.k * len(centred)
+        chosen = select_batch_topk(centred, self.W_enc, self.b_enc, count, group=self.mesh.latents)
+        least = self.mesh.smallest(chosen.value)
+        if least is not None:
+            self.threshold.fill_(least)
 
     def _own_tensors(self) -> dict[str, int]:
         return {"threshold": 1}

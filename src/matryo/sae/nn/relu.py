@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryo.sae.kernels import Entries, Watch, at_latents, select_above
+from matryo.sae.kernels import Entries, Watch, at_latents, select_above, shared_sum
 from matryo.sae.nn.base import SAE
 from matryo.sae.nn.loss import Active
 
@@ -36,8 +36,8 @@ class ReLU(SAE):
 
     def _sparsity(self, active: Active, scale: float) -> Tensor:
         assert active.norms is not None
-        lengths = (active.z * at_latents(active.norms, active.entries)).sum()
-        return scale * self.config.l1 * lengths / (active.entries.n_rows * self.config.d_in)
+        lengths = shared_sum((active.z * at_latents(active.norms, active.entries)).sum(), self.mesh.all)
+        return scale * self.config.l1 * lengths / (self.mesh.batch(active.target) * self.config.d_in)
 
     def _dense(
         self, pre: Float[Tensor, "batch n_latents"], norms: Float[Tensor, "n_latents"] | None

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryo.sae.kernels import Entries, Watch, select_above, select_batch_topk
+from matryo.sae.kernels import Entries, Group, Watch, largest, select_above, select_batch_topk, total_of
 from matryo.sae.nn.base import SAE
 from matryo.sae.nn.config import SAEConfig
 from matryo.sae.nn.loss import Active
@@ -80,22 +80,31 @@ class TopKFamily(SAE):
         return {"threshold": 1}
 
 
+def _at_place(pool: Float[Tensor, "_"], place: int, group: Group) -> float:
+    """The `place`-th largest number of a group's pools, 0 where there are fewer."""
+    if group.size > 1:
+        return max(0.0, largest(pool, place, group)[0])
+    return float(torch.topk(pool, place, sorted=False).values.min()) if len(pool) >= place else 0.0
+
+
 @torch.no_grad()
 def _mean_l0_threshold(sae: SAE, batches: list[Tensor]) -> float:
     """The value that exactly k · tokens positive pre-activations of all the batches exceed; 0 when there are fewer."""
-    wanted = sae.config.k * sum(len(x) for x in batches)
+    group = sae.mesh.all
+    rows = [sae.mesh.batch(x) for x in batches]
+    wanted = sae.config.k * sum(rows)
     spread = 2
     while True:
         # A batch may hold more than its share of the largest values: keep `spread` times its share, verify, widen.
         values, cut_at = [], 0.0
-        for x in batches:
-            share = min(spread * sae.config.k, sae.config.n_latents) * len(x)
-            value = select_batch_topk(sae._centred(x), sae.W_enc, sae.b_enc, share).value
+        for x, count in zip(batches, rows, strict=True):
+            share = min(spread * sae.config.k, sae.config.n_latents) * count
+            value = select_batch_topk(sae._centred(x), sae.W_enc, sae.b_enc, share, group=group).value
             values.append(value)
-            if 0 < share == len(value) and spread * sae.config.k < sae.config.n_latents:
-                cut_at = max(cut_at, float(value.min()))
-        pool = torch.cat(values)
-        threshold = float(torch.topk(pool, wanted + 1, sorted=False).values.min()) if len(pool) > wanted else 0.0
+            full = 0 < share == total_of(len(value), group, x)
+            if full and spread * sae.config.k < sae.config.n_latents:
+                cut_at = max(cut_at, sae.mesh.smallest(value) or 0.0)
+        threshold = _at_place(torch.cat(values), wanted + 1, group)
         if threshold >= cut_at:
             return threshold
         spread *= 2

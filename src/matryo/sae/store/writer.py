@@ -26,7 +26,7 @@ from matryo.sae.store.layout import (
 from matryo.spine.config import diff, to_dict, write_text
 from matryo.spine.errors import check_space
 
-MANIFEST, JOURNAL = "store.json", "journal.json"
+MANIFEST, JOURNAL, JOURNALS = "store.json", "journal.json", "journal*.json"
 FORMAT = 2
 JOURNAL_SECONDS = 5.0
 MEASURED_ROWS = 512
@@ -40,7 +40,15 @@ class StoreWriter:
     written, and writing a token again changes nothing. The manifest is written last, by `finish`.
     """
 
-    def __init__(self, folder: Path, tokens: Mapping[str, int], d_in: int, config: StoreConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tokens: Mapping[str, int],
+        d_in: int,
+        config: StoreConfig,
+        begin: Mapping[str, int] | None = None,
+        journal: str = JOURNAL,
+    ) -> None:
         """Reserve the space.
 
         Args:
@@ -49,6 +57,8 @@ class StoreWriter:
                 training tokens are set aside for it.
             d_in: width of an activation.
             config: the layout.
+            begin: where one of several writers of this store begins in each split; 0 when not given.
+            journal: name of this writer's journal, another for each of several.
 
         Raises:
             OSError: the disk has not the room; said before anything is written.
@@ -56,7 +66,9 @@ class StoreWriter:
         """
         self.folder, self.config, self.d_in, self.tokens = folder, config, d_in, dict(tokens)
         self._layout = {"tokens": self.tokens, "d_in": d_in, **to_dict(config)}
-        self._done = self._read_journal()
+        self._begin, self._journal = dict(begin or dict.fromkeys(tokens, 0)), journal
+        spans = self._read_journals()
+        self._done = {split: _covered(first, spans.get(split, [])) for split, first in self._begin.items()}
         self._apart = "calibration" in tokens
         held_back = 0 if self._apart else min(config.calibration_tokens, tokens["train"] // 10)
         self._slots = {split: slots_of(count, config.seed, split) for split, count in tokens.items()}
@@ -81,7 +93,7 @@ class StoreWriter:
 
     def done(self, split: str) -> int:
         """Tokens of a split that are safely written."""
-        return self._done.get(split, 0)
+        return self._done[split]
 
     def write(self, split: str, first: int, values: Tensor) -> None:
         """Write the activations of tokens first, first + 1, … of a split.
@@ -90,7 +102,7 @@ class StoreWriter:
             ValueError: a value is NaN or infinite, or does not fit the store's number format; or tokens before `first`
                 were never written, or there are more than the store was made for.
         """
-        if not 0 <= first <= self.done(split) or first + len(values) > self.tokens[split]:
+        if not self._begin[split] <= first <= self.done(split) or first + len(values) > self.tokens[split]:
             raise ValueError(
                 f"tokens {first} to {first + len(values)} of the {split} split were given; expected the next to start "
                 f"at {self.done(split)} or before and to end by {self.tokens[split]}: write them in order"
@@ -124,12 +136,13 @@ class StoreWriter:
         for split, shard in sorted(self._unsynced):
             self.files[split].sync(shard)
         self._unsynced.clear()
-        _write_json(self.folder / JOURNAL, {"layout": self._layout, "done": self._done})
+        begun = {"begin": self._begin} if any(self._begin.values()) else {}
+        _write_json(self.folder / self._journal, {"layout": self._layout, "done": self._done, **begun})
         now = time.monotonic()
         self._journal_at = now + JOURNAL_SECONDS * max(1.0, now - began)
 
     def finish(self, about: Mapping[str, Any]) -> None:
-        """Hash the shards, measure mean, scale and outliers, and write the manifest.
+        """Hash the shards, measure mean, scale and outliers, and write the manifest; the last of several writers does.
 
         Args:
             about: what the activations are of (model, site, tokenizer, texts); kept in the manifest.
@@ -138,11 +151,17 @@ class StoreWriter:
             ValueError: tokens are missing, or all activations are 0.
         """
         self.commit()
+        spans = self._read_journals()
         for split, count in self.tokens.items():
-            if self.done(split) < count:
+            if (written := _covered(0, spans.get(split, []))) < count:
                 raise ValueError(
-                    f"{self.done(split):,} tokens of the {split} split were written; expected {count:,}: write the rest"
+                    f"{written:,} tokens of the {split} split were written; expected {count:,}: write the rest"
                 )
+        self._begin, self._done, self._journal = dict.fromkeys(self.tokens, 0), dict(self.tokens), JOURNAL
+        self.commit()
+        for path in self.folder.glob(JOURNALS):
+            if path.name != JOURNAL:
+                path.unlink()
         shards, measured = _measure(self.files, self.config)
         manifest = {
             "format": FORMAT,
@@ -178,21 +197,32 @@ class StoreWriter:
             files.put(index, (local[start:end] - index * files.shard_rows).tolist(), values[start:end])
             start = end
 
-    def _read_journal(self) -> dict[str, int]:
-        path = self.folder / JOURNAL
-        if not path.exists():
-            return {}
-        try:
-            journal = json.loads(path.read_text(encoding="utf-8"))
-            layout, done = journal["layout"], {str(split): int(count) for split, count in journal["done"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return {}  # Altered: nothing is known to be written, and writing it again does no harm.
-        if changes := diff(layout, self._layout):
-            raise ValueError(
-                f"{self.folder} holds the beginning of another store ({'; '.join(changes)}); expected the same layout "
-                "to go on: use a new folder"
-            )
-        return done
+    def _read_journals(self) -> dict[str, list[tuple[int, int]]]:
+        """Which tokens of each split are written, as (first, one past the last), by any writer of this store."""
+        spans: dict[str, list[tuple[int, int]]] = {}
+        for path in sorted(self.folder.glob(JOURNALS)):
+            try:
+                journal = json.loads(path.read_text(encoding="utf-8"))
+                layout, begin = journal["layout"], journal.get("begin", {})
+                here = {str(split): (int(begin.get(split, 0)), int(done)) for split, done in journal["done"].items()}
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # Altered: nothing is known to be written, and writing it again does no harm.
+            if changes := diff(layout, self._layout):
+                raise ValueError(
+                    f"{self.folder} holds the beginning of another store ({'; '.join(changes)}); expected the same "
+                    "layout to go on: use a new folder"
+                )
+            for split, span in here.items():
+                spans.setdefault(split, []).append(span)
+        return spans
+
+
+def _covered(first: int, spans: list[tuple[int, int]]) -> int:
+    """The first token from `first` on that is in no span."""
+    for low, high in sorted(spans):
+        if low <= first < high:
+            first = high
+    return first
 
 
 @torch.no_grad()

@@ -104,9 +104,13 @@ def _signature(name: str, node: ast.AST) -> str:
 
 def _is_english(text: str) -> bool:
     """Nearly all ASCII, and mostly letters and spaces: drops other scripts, tables and diagrams."""
-    plain = sum(character.isascii() for character in text)
     words = sum(character.isalpha() or character.isspace() for character in text)
-    return plain >= 0.97 * len(text) and words >= 0.6 * len(text)
+    return _is_ascii(text) and words >= 0.6 * len(text)
+
+
+def _is_ascii(text: str) -> bool:
+    """At least 97 %: one generated table of other scripts gives more tokens than ten documents, all unlike any text."""
+    return sum(character.isascii() for character in text) >= 0.97 * len(text)
 
 
 def strip_source(text: str, tree: ast.Module) -> str:
@@ -146,7 +150,7 @@ def cut_documents(like: Document, pieces: Iterable[str], joint: str) -> Iterator
         if part and (piece is None or n_chars + len(piece) > _MAX_DOCUMENT):
             text = joint.join(part)
             n_parts += 1
-            if len(text) >= _MIN_DOCUMENT:
+            if len(text) >= _MIN_DOCUMENT and _is_ascii(text):
                 yield replace(like, text=text, name=like.name if n_parts == 1 else f"{like.name}#{n_parts}")
             part, n_chars = [], 0
         if piece is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from matryo.sae.kernels import total_of
 from matryo.sae.nn import SAE, Gated, Loss, ReLU
 from matryo.sae.nn.auxiliary import aux_loss
 from matryo.sae.nn.levels import draw_levels, level_weights
@@ -30,24 +31,26 @@ def dense_step(
     batch's, follows at the end.
     """
     target = sae._checked(x, target).detach()
-    centred, batch = sae._centred(x), len(x)
+    centred, batch, mesh = sae._centred(x), sae.mesh.batch(x), sae.mesh
+    elements = batch * target.shape[1]
     levels = draw_levels(sae.config, generator)
     weights = level_weights(sae.config, len(levels), target)
-    sums = _Sums(sae, levels, weights * (2 / target.numel()))
+    sums = _Sums(sae, sae._here(levels), weights * (2 / elements))
     residual, l1_weight = torch.empty_like(target), sparsity_scale * sae.config.l1 / (batch * sae.config.d_in)
-    for part in torch.arange(batch).split(max(1, CHUNK_VALUES // sae.config.n_latents)):
+    for part in torch.arange(len(x)).split(max(1, CHUNK_VALUES // sae.config.n_latents)):
         rows = slice(int(part[0]), int(part[-1]) + 1)
         residual[rows] = sums.add(centred[rows], target[rows], l1_weight)
     sums.leave_gradients()
     aux = aux_loss(sae, centred, residual, dead)
     if aux.requires_grad:
         (sae.config.aux_weight * aux).backward()
-    per_level, of_gate = (squares / target.numel() for squares in sums.squares)
-    sparsity = l1_weight * sums.l1 + (weights * of_gate).sum()
+    per_level, of_gate = mesh.rows.sum_(sums.squares) / elements
+    sparsity = l1_weight * mesh.all.sum_(sums.l1) + (weights * of_gate).sum()
     total = (weights * per_level).sum() + sae.config.aux_weight * aux.detach() + sparsity
     return Loss(
         total=total, levels=levels, per_level=per_level, aux=aux.detach(), sparsity=sparsity, residual=residual,
-        entries=None, active=sums.active / batch, fired=sums.fired, smallest=None,
+        entries=None, active=total_of(sums.active, mesh.all, x) / batch,
+        fired=mesh.fired(sums.fired), smallest=None,
     )  # fmt: skip
 
 
@@ -87,9 +90,12 @@ class _Sums:
 
     def _decode(self, z: Tensor, target: Tensor, which: int, learn: bool) -> tuple[Tensor, Tensor]:
         """∂L/∂z and the residual of one set of latents; decoder gradients are summed where it is to learn from them."""
-        W_dec, error, slopes = self.sae.W_dec.detach(), self.sae.b_dec.detach() - target, []
+        latents, W_dec, slopes = self.sae.mesh.latents, self.sae.W_dec.detach(), []
+        error = self.sae.b_dec.detach() - target
         for level, (low, high) in enumerate(self.spans):
-            error = torch.addmm(error, z[:, low:high], W_dec[low:high])
+            # Over processes with other latents the sum of what each adds, the error so far added by the first.
+            error = torch.addmm(error, z[:, low:high], W_dec[low:high], beta=1 if latents.rank == 0 else 0)
+            latents.sum_(error)
             self.squares[which, level] += error.square().sum()
             slopes.append(self.scale[level] * error)
         for level in range(len(slopes) - 2, -1, -1):
@@ -99,7 +105,7 @@ class _Sums:
             grad_z[:, low:high] = slope @ W_dec[low:high].t()
             if learn:
                 self.W_dec[low:high].addmm_(z[:, low:high].t(), slope)
-        if learn:
+        if learn and latents.rank == 0:
             self.b_dec += slopes[0].sum(0)
         return grad_z, -error
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from matryo.sae.kernels import Watch, has_compiled
+from matryo.sae.kernels import Watch, has_compiled, total_of
 from matryo.sae.nn import SAE, Loss
 from matryo.sae.nn.auxiliary import aux_with_gradient
 from matryo.sae.nn.levels import draw_levels, level_weights
@@ -65,11 +65,12 @@ class FusedStep:
         sae, config = self.sae, self.sae.config
         target = sae._checked(x, target).detach().contiguous()
         centred = sae._centred(x).contiguous()
-        revive = config.aux_weight > 0 and bool(dead.any())
+        mesh, batch = sae.mesh, sae.mesh.batch(x)
+        revive = config.aux_weight > 0 and total_of(int(dead.sum()), mesh.latents, x) > 0
         watch = Watch.of(dead, centred) if revive else None
         entries = sae._select(centred, hint, watch)
         levels = draw_levels(config, generator)
-        weights = level_weights(config, len(levels), target)
+        weights, ends = level_weights(config, len(levels), target), sae._here(levels)
 
         pre = entries.value.clone().requires_grad_()
         z = sae._activate(pre, entries)
@@ -80,8 +81,8 @@ class FusedStep:
         if self._slope is None or self._slope.shape != (len(levels), *target.shape):
             self._slope = target.new_empty(len(levels), *target.shape)
         decoded = decode_with_gradient(
-            z.detach(), entries, sae.W_dec.detach(), sae.b_dec.detach(), target, levels, weights,
-            want_residual=revive, slope=self._slope,
+            z.detach(), entries, sae.W_dec.detach(), sae.b_dec.detach(), target, ends, weights,
+            batch=batch, want_residual=revive, slope=self._slope, latents=mesh.latents,
         )  # fmt: skip
         roots, slopes = [z], [decoded.grad_z]
         if sparsity.requires_grad:
@@ -95,26 +96,33 @@ class FusedStep:
         pull = None if norms is None or norms.grad is None else norms.grad / norms.detach().clamp_min(1e-30)
         assert pre.grad is not None
         self.gradient = WeightGradient(
-            sae.W_enc.detach(), sae.W_dec.detach(), centred, entries, z.detach(), pre.grad, decoded.slope, levels,
+            sae.W_enc.detach(), sae.W_dec.detach(), centred, entries, z.detach(), pre.grad, decoded.slope, ends,
             pull, more,
         )  # fmt: skip
         self.grad_b_dec = decoded.grad_b_dec
-        total = (weights * decoded.per_level).sum() + config.aux_weight * aux + sparsity.detach()
-        smallest = float(entries.value.min()) if len(entries.value) else None
+        per_level = mesh.rows.sum_(decoded.per_level)
+        total = (weights * per_level).sum() + config.aux_weight * aux + sparsity.detach()
+        found = entries.with_value(z)
         return Loss(
-            total=total, levels=levels, per_level=decoded.per_level, aux=aux, sparsity=sparsity.detach(),
-            residual=decoded.residual, entries=(found := entries.with_value(z)), active=found.l0, fired=found.fired,
-            smallest=smallest,
+            total=total, levels=levels, per_level=per_level, aux=aux, sparsity=sparsity.detach(),
+            residual=decoded.residual, entries=found, active=mesh.l0(found), fired=mesh.fired(found.fired),
+            smallest=mesh.smallest(entries.value),
         )  # fmt: skip
 
     @torch.no_grad()
     def update(self, clip: float) -> None:
         """One step of Adam with the gradient of the last loss, clipped to a global norm (0: not at all)."""
         sae, of_input, factor = self.sae, not self.sae.config.transcoder, 1.0
+        mesh, own = sae.mesh, self._own_gradients()
+        if mesh.rows.size > 1:
+            self.gradient = self.gradient.summed(mesh.rows)
+            for grad in (self.grad_b_dec, *own):
+                mesh.rows.sum_(grad)
         if clip:
             squares, of_centring = self.gradient.squared_norm(sae.unit_rows, of_input)
-            small = [_plus(self.grad_b_dec, of_centring), *self._own_gradients()]
-            squares += sum(float(grad.double().square().sum()) for grad in small)
+            squares += sum(float(grad.double().square().sum()) for grad in own)
+            squares = float(mesh.latents.sum_(torch.tensor(squares, dtype=torch.float64)))
+            squares += float(self._of_b_dec(of_centring).double().square().sum())
             factor = min(1.0, clip / (math.sqrt(squares) + 1e-6))
         adam, (enc, dec) = self.optimiser, (self._moments(name) for name in ("W_enc", "W_dec"))
         for moments in (enc, dec):
@@ -130,11 +138,15 @@ class FusedStep:
             unit_rows=sae.unit_rows,
             of_input=of_input,
         )
-        sae.b_enc.grad, sae.b_dec.grad = grad_b_enc, _plus(self.grad_b_dec, of_centring)
-        for grad in (sae.b_enc.grad, sae.b_dec.grad, *self._own_gradients()):
+        sae.b_enc.grad, sae.b_dec.grad = grad_b_enc, self._of_b_dec(of_centring)
+        for grad in (sae.b_enc.grad, sae.b_dec.grad, *own):
             grad.mul_(factor)
         adam.step()  # of what has a gradient: biases and the rule's own parameters
         del self.gradient
+
+    def _of_b_dec(self, of_centring: Tensor | None) -> Tensor:
+        """b_dec's whole gradient: as the decoder's bias, and through all latents as what is subtracted from x."""
+        return self.grad_b_dec if of_centring is None else self.grad_b_dec + self.sae.mesh.latents.sum_(of_centring)
 
     def _own_gradients(self) -> list[Tensor]:
         shared = {"W_enc", "W_dec", "b_enc", "b_dec"}
@@ -147,7 +159,3 @@ class FusedStep:
             weights = adam.parameters[name]
             adam.moments[name] = Moments.zero(weights, torch.bfloat16 if self.short_moments else weights.dtype)
         return adam.moments[name]
-
-
-def _plus(grad: Tensor, more: Tensor | None) -> Tensor:
-    return grad if more is None else grad + more

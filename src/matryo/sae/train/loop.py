@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from matryo.sae.kernels import Mesh
 from matryo.sae.nn import SAE, Loss
 from matryo.sae.nn.base import unit_scale
 from matryo.sae.nn.topk_family import TopKFamily
 from matryo.sae.train.batches import Batch, BatchSource, as_batch
-from matryo.sae.train.checkpoint import Checkpoints
+from matryo.sae.train.checkpoint import Checkpoints, Stored
 from matryo.sae.train.config import TrainConfig
 from matryo.sae.train.member import Member
+from matryo.sae.train.parallel.sharing import Parallel
 from matryo.sae.train.prefetch import Prefetched
+from matryo.sae.train.state import collect_state, restore_state
 from matryo.spine.config import diff, to_dict
 
 Metrics = dict[str, float]
@@ -49,6 +52,7 @@ def train(
     on_step: Callable[[int, Metrics], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     fresh: bool = True,
+    parallel: Parallel | None = None,
 ) -> TrainResult:
     """Train any number of autoencoders in place, in one pass over the batches.
 
@@ -69,6 +73,8 @@ def train(
         on_step: called with (steps done, metrics by "name/metric") every `config.log_every` steps and after the last.
         should_stop: asked after every step; when true a checkpoint is written and `Interrupted` raised.
         fresh: set b_dec and thresholds from the first batch; False to go on training given weights.
+        parallel: how the run is shared out among processes, all of which call this with what `parallel.build` gave them
+            and the same batches.
 
     Raises:
         ValueError: no batch, unknown number of steps, widths that differ, NaN or infinite values (the row is named), a
@@ -79,7 +85,7 @@ def train(
     config = config or TrainConfig()
     held = None if calibration is None else _checked(calibration)
     source = Prefetched(BatchSource(batches), getattr(batches, "read_ahead", 0))
-    run = _Run(_named(saes), source, config, checkpoints)
+    run = _Run(_named(saes), source, config, checkpoints, parallel or Parallel())
     with source:
         run.begin(batches, resume, fresh)
         run.loop(on_step, should_stop)
@@ -90,8 +96,16 @@ class _Run:
     """The state of one call of `train`."""
 
     def __init__(
-        self, saes: dict[str, SAE], source: Prefetched, config: TrainConfig, checkpoints: Checkpoints | None
+        self,
+        saes: dict[str, SAE],
+        source: Prefetched,
+        config: TrainConfig,
+        checkpoints: Checkpoints | None,
+        parallel: Parallel,
     ) -> None:
+        for sae in saes.values():
+            parallel.attach(sae)
+        self.parallel = parallel
         self.members = {name: Member(sae, config) for name, sae in saes.items()}
         self.source, self.config, self.checkpoints = source, config, checkpoints
         self.step, self.tokens, self.scale, self.target_scale = 0, 0, 1.0, 1.0
@@ -104,7 +118,7 @@ class _Run:
         self.steps = self.config.steps or _length(batches)
         saved = self.checkpoints.newest() if resume and self.checkpoints else None
         if saved is not None:
-            self._restore(*saved)
+            self._restore(saved)
             self.source.limit = self.steps - self.step
             return
         self.source.limit = self.steps
@@ -127,20 +141,24 @@ class _Run:
         saved_at = self.step
         while self.step < self.steps:
             try:
-                batch = self._next()
-            except (ValueError, OSError):
+                batch, failure = self._next(), None
+            except (ValueError, OSError) as error:
+                batch, failure = None, error
+            if self.parallel.agree(int(batch is None)):
                 # Damaged or missing data: what was learned so far is kept.
                 if self.checkpoints and self.step > saved_at:
                     self._save()
-                raise
-            x, target = self._scaled(batch)
+                raise failure or ConnectionError("another process could not read its batch; its own message says why")
+            assert batch is not None
+            tokens = len(batch[0])
+            x, target = self._scaled(self.parallel.cut(batch))
             losses = {name: m.step(x, target, self.step, self.steps) for name, m in self.members.items()}
             self.step += 1
-            self.tokens += len(x)
+            self.tokens += tokens
             if self.step % self.config.log_every == 0 or self.step == self.steps:
                 self._report(losses, x if target is None else target, on_step)
             every = self.config.checkpoint_every
-            stop = should_stop()
+            stop = bool(self.parallel.agree(int(should_stop())))
             if self.checkpoints and (stop or self.step == self.steps or (every and self.step % every == 0)):
                 self._save()
                 saved_at = self.step
@@ -162,11 +180,13 @@ class _Run:
         for member in self.members.values():
             sae = member.sae
             if calibration is not None:
-                sae.calibrate([self._scaled(batch)[0] for batch in calibration])
+                sae.calibrate([self._scaled(self.parallel.cut(batch))[0] for batch in calibration])
             elif isinstance(sae, TopKFamily) and member.boundaries:
                 sae.threshold.fill_(sum(member.boundaries) / len(member.boundaries))
             sae.rescale(self.scale, self.target_scale)
             sae.eval()
+            if self.parallel.mode == "data":
+                sae.mesh = Mesh()  # every process has all of it, and may use it by itself
         return TrainResult(self.step, self.tokens, self.scale, time.monotonic() - self.began, self.last)
 
     def _scaled(self, batch: Batch) -> Batch:
@@ -178,47 +198,49 @@ class _Run:
         )
 
     def _report(self, losses: dict[str, Loss], target: Tensor, on_step: Callable[[int, Metrics], None] | None) -> None:
-        flat: Metrics = {"tokens": self.tokens}
-        spread = float((target - target.mean(0)).square().sum())
+        rows = self.parallel.mesh.rows
+        centre = rows.sum_(target.sum(0)) / self.parallel.mesh.batch(target)
+        spread = float(rows.sum_((target - centre).square().sum()))
+        elements = self.parallel.mesh.batch(target) * target.shape[1]
+        last: dict[str, Metrics] = {}
         for name, loss in losses.items():
             member = self.members[name]
             numbers: Metrics = {
                 "loss": float(loss.total.detach()),
-                "fvu": float(loss.per_level[-1]) * target.numel() / spread if spread else float("nan"),
+                "fvu": float(loss.per_level[-1]) * elements / spread if spread else float("nan"),
                 "l0": loss.active,
                 "dead": member.dead_fraction(),
                 "aux": float(loss.aux),
                 "lr": member.optimiser.lr,
             }
-            self.last[name] = numbers
-            flat |= {f"{name}/{key}": value for key, value in numbers.items()}
+            last[name] = numbers
+        self.last = self.parallel.merged(last)
         if on_step:
-            on_step(self.step, flat)
+            flat = {f"{name}/{key}": value for name, numbers in self.last.items() for key, value in numbers.items()}
+            on_step(self.step, {"tokens": self.tokens, **flat})
 
     def _save(self) -> None:
         assert self.checkpoints is not None
-        tensors: dict[str, Tensor] = {}
+        parts, values = collect_state(self.members, self.parallel)
         plain: dict[str, Any] = {"tokens": self.tokens, "source": self.source.state()}
         plain |= {
             "config": self._told(),
             "scale": self.scale,
             "target_scale": self.target_scale,
             "last": self.last,
-            "members": {},
+            "members": values,
         }
-        for name, member in self.members.items():
-            own, values = member.state()
-            tensors |= {f"{name}|{key}": value for key, value in own.items()}
-            plain["members"][name] = values
-        self.checkpoints.write(self.step, tensors, plain)
+        self.checkpoints.write(self.step, parts, plain, self.parallel)
 
     def _told(self) -> dict[str, Any]:
         """Everything in the configurations that the weights depend on."""
         told = to_dict(replace(self.config, steps=self.steps))
         told = {name: value for name, value in told.items() if name not in ("log_every", "checkpoint_every")}
-        return told | {"sae": {name: to_dict(member.sae.config) for name, member in self.members.items()}}
+        configs = self.parallel.configs or {name: member.sae.config for name, member in self.members.items()}
+        return told | {"sae": {name: to_dict(config) for name, config in configs.items()}}
 
-    def _restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    def _restore(self, stored: Stored) -> None:
+        plain = stored.plain
         saved, given = plain["config"], self._told()
         names = {"saes": list(saved["sae"])}, {"saes": list(given["sae"])}
         if changes := diff(*names) or diff(saved, given):
@@ -226,9 +248,7 @@ class _Run:
                 f"the checkpoint is of another run ({'; '.join(changes)}); expected the same configuration: resume it "
                 "unchanged, or start a new run"
             )
-        for name, member in self.members.items():
-            own = {key.split("|", 1)[1]: value for key, value in tensors.items() if key.split("|", 1)[0] == name}
-            member.restore(own, plain["members"][name])
+        restore_state(stored, self.members)
         self.step, self.tokens, self.last = plain["step"], plain["tokens"], plain["last"]
         self.scale, self.target_scale = plain["scale"], plain["target_scale"]
         known = getattr(self.source.batches, "scale", None)

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from matryo.sae.kernels import total_of
 from matryo.sae.nn import SAE, Gated, Loss, ReLU, TopK
 from matryo.sae.nn.topk_family import TopKFamily
 from matryo.sae.train.adam import Adam
 from matryo.sae.train.config import TrainConfig
 from matryo.sae.train.dense import DENSE_ABOVE, dense_step
 from matryo.sae.train.fused import FusedStep
+from matryo.sae.train.parallel.gradients import clip_gradients, sum_gradients
 from matryo.spine.seeding import torch_generator
 
 TURNED = ".T"
@@ -36,7 +38,7 @@ class Member:
         self.optimiser = Adam(dict(sae.named_parameters()), config.betas, {"threshold": config.threshold_lr})
         self.fused = FusedStep(self.sae, self.optimiser, config.moments == "bfloat16")
         self.generator = torch_generator(sae.config.seed, "levels")
-        self.silent_tokens = torch.zeros(sae.config.n_latents, dtype=torch.long, device=sae.W_dec.device)
+        self.silent_tokens = torch.zeros(len(sae.W_dec), dtype=torch.long, device=sae.W_dec.device)
         self.hint: float | None = None
         self.density: float | None = None
         self.boundaries: list[float] = []
@@ -61,7 +63,7 @@ class Member:
             )
         self.optimiser.lr = self.lr * self.config.lr_factor(step, steps)
         update(self.config.clip)
-        self._remember(loss, len(x))
+        self._remember(loss, self.sae.mesh.batch(x))
         if isinstance(self.sae, TopKFamily) and self.sae.by_threshold and steps - step <= SETTLING_STEPS:
             self._settle(self.sae, x, loss)
         return loss
@@ -71,14 +73,15 @@ class Member:
         if not isinstance(self.sae, ReLU | Gated):
             return False
         if self.density is None:
-            self.density = self.sae.encode_sparse(x[:64]).l0 / self.sae.config.n_latents
+            self.density = self.sae.mesh.l0(self.sae.encode_sparse(x[:64])) / self.sae.config.n_latents
         return self.density > DENSE_ABOVE
 
     def _update(self, clip: float) -> None:
         """One step of Adam with the gradients that autograd left."""
+        sum_gradients(self.sae)
         self.sae.project_gradient()
         if clip:
-            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), clip, foreach=True)
+            clip_gradients(self.sae, clip)
         self.optimiser.step()
         self.sae.normalise_rows()
 
@@ -103,7 +106,16 @@ class Member:
 
     def dead_fraction(self) -> float:
         """Share of latents that have been silent for `dead_after` tokens."""
-        return float((self.silent_tokens >= self.config.dead_after).double().mean())
+        dead = int((self.silent_tokens >= self.config.dead_after).sum())
+        return total_of(dead, self.sae.mesh.latents, self.silent_tokens) / self.sae.config.n_latents
+
+    @property
+    def by_latent(self) -> set[str]:
+        """Names, as `state` gives them, of the tensors that have one row for each latent."""
+        names = [name for name, _ in self.sae.named_parameters() if name != "b_dec"]
+        found = {"silent_tokens", *(f"sae.{name}" for name in names)}
+        found |= {f"adam.{name}.{moment}" for name in names for moment in "mv"}
+        return found | {name + TURNED for name in found}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values to write to a checkpoint."""

@@ -75,18 +75,22 @@ def _project(dec, w):
 
 
 @parallel
-def gradients(W_enc, W_dec, entries, ends, slope, x, pull, more, grad_enc, grad_dec, grad_b, grad_in):
-    """All gradients as arrays, neither projected nor clipped; grad_in[t] collects −Σ_j grad_b[j] W_enc[j]."""
-    parts, n = len(grad_in), len(W_enc)
+def gradients(which, W_enc, W_dec, entries, ends, slope, x, pull, more, grad_enc, grad_dec, grad_b, grad_in):
+    """Gradients of some latents (ascending) as arrays, neither projected nor clipped.
+
+    grad_in[t] collects −Σ_j grad_b[j] W_enc[j].
+    """
+    parts, n = len(grad_in), len(which)
     for t in prange(parts):
         own_in = grad_in[t]
         for first in range(t * CHUNK, n, parts * CHUNK):
             level = 0
-            for j in range(first, min(first + CHUNK, n)):
+            for s in range(first, min(first + CHUNK, n)):
+                j = which[s]
                 while j >= ends[level]:
                     level += 1
-                bias = _gradient_of(j, level, entries, slope, x, W_dec, pull, more, grad_enc[j], grad_dec[j])
-                grad_b[j] = bias
+                bias = _gradient_of(j, level, entries, slope, x, W_dec, pull, more, grad_enc[s], grad_dec[s])
+                grad_b[s] = bias
                 if len(own_in) and bias != 0:
                     for i in range(len(own_in)):
                         own_in[i] -= bias * W_enc[j, i]

@@ -65,6 +65,44 @@ def decode_rows(target, b_dec, W_dec, row_start, latent, z, ends, scale, slope, 
                 grad_z[e] = total
 
 
+@parallel
+def decode_shares(row_start, latent, z, W_dec, ends, shares, parts):
+    """shares[l, r] = Σ z_rj W_dec[j] over row r's entries of level l alone."""
+    levels, batch, d = shares.shape
+    for t in prange(parts):
+        for r in range(batch * t // parts, batch * (t + 1) // parts):
+            e, stop = row_start[r], row_start[r + 1]
+            for level in range(levels):
+                out = shares[level, r]
+                for i in range(d):
+                    out[i] = 0
+                while e < stop and latent[e] < ends[level]:
+                    a = z[e]
+                    if a != 0:
+                        w = W_dec[latent[e]]
+                        for i in range(d):
+                            out[i] += a * w[i]
+                    e += 1
+
+
+@parallel
+def read_slopes(row_start, latent, W_dec, ends, slope, grad_z, parts):
+    """grad_z[e] = slope[l(j), r] · W_dec[j] for entry e = (r, j), as in `decode_rows`."""
+    _, batch, d = slope.shape
+    for t in prange(parts):
+        for r in range(batch * t // parts, batch * (t + 1) // parts):
+            level = 0
+            for e in range(row_start[r], row_start[r + 1]):
+                j = latent[e]
+                while j >= ends[level]:
+                    level += 1
+                out, w = slope[level, r], W_dec[j]
+                total = slope.dtype.type(0)
+                for i in range(d):
+                    total += out[i] * w[i]
+                grad_z[e] = total
+
+
 @serial
 def _count_above(line, limit):
     count = 0
