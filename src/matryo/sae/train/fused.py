@@ -36,12 +36,6 @@ class FusedStep:
                 f"moments is bfloat16 for a {sae.config.kind} SAE in {sae.W_dec.dtype} on {sae.W_dec.device}; expected "
                 "topk, batch_topk or jumprelu in float32 on a CPU: use moments float32"
             )
-        if self.serves(sae):
-            # Now rather than in the first step: numba's threads, once started, change how a language model's own
-            # products round, and a stream that is replayed has to give the same bits as it gave between steps.
-            from matryo.sae.kernels.fused import largest_in_rows
-
-            largest_in_rows(torch.ones(1, 1), 1)
         self.sae, self.optimiser, self.short_moments = sae, optimiser, short_moments
         self._slope: Tensor | None = None
 

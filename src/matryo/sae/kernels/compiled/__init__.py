@@ -21,6 +21,20 @@ serial: Any = numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 """Compile a function of one thread."""
 
 
+def _start_threads() -> None:
+    """Start numba's threads and leave PyTorch's number of threads as it was.
+
+    Both may use one OpenMP library, in which numba, as it starts, sets the number of threads for all: a process told to
+    use one thread would go on with as many as there are cores, and its products round otherwise than before.
+    """
+    before = torch.get_num_threads()
+    numba.get_num_threads()
+    torch.set_num_threads(before)
+
+
+_start_threads()
+
+
 def threads() -> int:
     """How many parts the work is cut into: PyTorch's number of threads, as far as numba has them."""
     count = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)  # pyright: ignore[reportAttributeAccessIssue]
