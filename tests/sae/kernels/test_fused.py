@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from matryo.sae.kernels import Entries, compiled, decode_losses, pre_acts_at
-from matryo.sae.kernels.fused import DenseRows, WeightGradient, decode_with_gradient, largest_in_rows
+from matryo.sae.kernels.fused import DenseRows, WeightGradient, decode_with_gradient, keep_largest, mask_columns
 
 BATCH, D_IN, D_OUT, N = 23, 7, 6, 141  # more latents than two threads' first chunks of 64
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -147,16 +147,21 @@ def test_moments_in_bfloat16() -> None:
 
 
 @each_dtype
-def test_largest_in_rows(dtype: torch.dtype) -> None:
+def test_keep_largest_and_mask_columns(dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(0)
     for rows, columns in ((31, 17), (1, 1), (3, 200), (0, 5)):
-        pre = torch.randn(rows, columns, generator=g, dtype=torch.float64).to(dtype)
-        for k in {1, columns // 2 or 1, columns}:
-            chosen = largest_in_rows(pre, k)
-            assert torch.equal(chosen, (pre.argsort(1, descending=True).argsort(1) < k).to(dtype))
+        pre, grad = torch.randn(2, rows, columns, generator=g, dtype=torch.float64).to(dtype)
+        for k in {1, columns // 2 or 1, columns, columns + 3}:
+            z, masked = pre.clone(), grad.clone()
+            chosen = keep_largest(z, k)
+            assert torch.equal(chosen, (pre.argsort(1, descending=True).argsort(1) < k).to(torch.uint8))
+            assert torch.equal(z, pre.relu() * chosen)
+            sums = mask_columns(masked, chosen)
+            assert torch.equal(masked, grad * chosen)
+            torch.testing.assert_close(sums, (grad * chosen).sum(0))
     ties = torch.tensor([[1.0, 2, 2, 2, 0], [3, 3, 3, 3, 3]], dtype=dtype)
     for k in (1, 2, 3):
-        chosen = largest_in_rows(ties, k).bool()
+        chosen = keep_largest(ties.clone(), k).bool()
         assert chosen.sum(1).tolist() == [k, k] and bool((ties[0][chosen[0]] == 2).all())
 
 

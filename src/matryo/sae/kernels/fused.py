@@ -16,6 +16,7 @@ from torch import Tensor
 from matryo.sae.kernels.compiled import latents, rows, threads
 from matryo.sae.kernels.entries import Entries
 from matryo.sae.kernels.mesh import ALONE, Group
+from matryo.sae.kernels.scratch import scratch
 
 Moments = tuple[Tensor, Tensor]
 """Adam's first and second moments of one weight matrix, rows by latent; bfloat16 is allowed beside float32 weights."""
@@ -248,11 +249,23 @@ class WeightGradient:
         return torch.from_numpy(b_in.sum(0)) if b_in.shape[1] else None
 
 
-def largest_in_rows(pre: Float[Tensor, "rows columns"], k: int) -> Float[Tensor, "rows columns"]:
-    """1 at the k largest of every row, 0 elsewhere."""
-    chosen = torch.empty_like(pre)
-    rows.keep_largest_in_rows(_array(pre), k, _array(chosen))
+def keep_largest(pre: Float[Tensor, "rows columns"], k: int) -> UInt8[Tensor, "rows columns"]:
+    """Where the k largest of every row are; there pre becomes relu(pre), elsewhere 0, in place.
+
+    The marks are memory that the next call uses again.
+    """
+    chosen = scratch("chosen", tuple(pre.shape), torch.uint8)
+    rows.keep_largest_in_rows(_array(pre), min(k, pre.shape[1]), _array(chosen))
     return chosen
+
+
+def mask_columns(
+    grad: Float[Tensor, "rows columns"], chosen: UInt8[Tensor, "rows columns"]
+) -> Float[Tensor, "columns"]:
+    """Multiply by the marks in place; the sum over rows is returned."""
+    sums = grad.new_zeros(threads(), grad.shape[1])
+    rows.mask_rows(_array(grad), _array(chosen), _array(sums))
+    return sums.sum(0)
 
 
 def _array(tensor: Tensor) -> Any:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from matryo.sae.kernels.scratch import scratch
+
 
 @dataclass(frozen=True, eq=False)
 class Watch:
@@ -18,9 +20,14 @@ class Watch:
 
     @classmethod
     def of(cls, wanted: Tensor, like: Tensor) -> Watch:
-        """Watch the columns where `wanted` (n_latents,) is true, for a batch of as many rows as `like`."""
+        """Watch the columns where `wanted` (n_latents,) is true, for a batch of as many rows as `like`.
+
+        On a CPU the memory is that of the watch before.
+        """
         column = wanted.nonzero().view(-1)
-        return cls(column, like.new_empty(len(like), len(column)))
+        shape = len(like), len(column)
+        on_cpu = like.device.type == "cpu"
+        return cls(column, scratch("watched", shape, like.dtype) if on_cpu else like.new_empty(shape))
 
     def within(self, start: int, stop: int) -> tuple[int, Tensor]:
         """The watched columns of a tile, counted from its first, and the place of the first among all watched."""

@@ -68,17 +68,17 @@ def aux_with_gradient(
 
     The four products over the dead columns are all there is to it: ê, ∂/∂z, ∂/∂W_dec, ∂/∂W_enc. Overwrites `watch.pre`.
     """
-    from matryo.sae.kernels.fused import DenseRows, largest_in_rows
+    from matryo.sae.kernels.fused import DenseRows, keep_largest, mask_columns
 
-    dead, pre, mesh = watch.column, watch.pre, sae.mesh
+    dead, z, mesh = watch.column, watch.pre, sae.mesh
     batch, most = mesh.batch(residual), sae.config.most_aux
     W_dec = sae.W_dec.detach()[dead]
-    chosen = None
     if mesh.latents.size > 1:
-        chosen = mark_row_largest(pre, most, mesh.latents)
-    elif most < len(dead):
-        chosen = largest_in_rows(pre, most)
-    z = pre.relu_() if chosen is None else pre.relu_().mul_(chosen)
+        shared = mark_row_largest(z, most, mesh.latents)
+        chosen = shared.to(torch.uint8)
+        z.relu_().mul_(shared)
+    else:
+        chosen = keep_largest(z, most)
     slope = torch.addmm(residual, z, W_dec, beta=-1 if mesh.latents.rank == 0 else 0)
     mesh.latents.sum_(slope)  # ê − e
     inverse_spread = _inverse_spread(residual, mesh)
@@ -86,9 +86,8 @@ def aux_with_gradient(
     slope *= 2 * sae.config.aux_weight / batch * inverse_spread
     grad_dec = z.t() @ slope
     grad_pre = torch.mm(slope, W_dec.t(), out=z)
-    if chosen is not None:
-        grad_pre.mul_(chosen)
-    return value, DenseRows(dead, grad_pre.t() @ centred, grad_dec, grad_pre.sum(0))
+    grad_b = mask_columns(grad_pre, chosen)
+    return value, DenseRows(dead, grad_pre.t() @ centred, grad_dec, grad_b)
 
 
 def _inverse_spread(residual: Float[Tensor, "batch d_out"], mesh: Mesh) -> Float[Tensor, ""]:

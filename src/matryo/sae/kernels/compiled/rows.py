@@ -134,9 +134,10 @@ def _find_limit(line, k):
 
 @parallel
 def keep_largest_in_rows(pre, k, chosen):
-    """chosen[r, i] = 1 for the k largest of row r of `pre` (any of equal ones at the boundary), 0 for the others.
+    """pre[r] = relu(pre[r]) at the k largest of row r (any of equal ones at the boundary), 0 elsewhere.
 
-    By bisection: a dozen vectorised counts a row are several times as fast as selection, whose branches are chance.
+    chosen[r, i] is 1 at those k, 0 elsewhere. By bisection: a dozen vectorised counts a row are several times as fast
+    as selection, whose branches are chance.
     """
     batch, n = pre.shape
     parts = min(batch, 64)
@@ -152,3 +153,19 @@ def keep_largest_in_rows(pre, k, chosen):
                     if line[i] == limit and left:
                         mark[i] = 1
                         left -= 1
+            for i in range(n):
+                line[i] = mark[i] * max(line[i], line.dtype.type(0))
+
+
+@parallel
+def mask_rows(grad, chosen, sums):
+    """Multiply grad by chosen; sums[t] = Σ_r grad[r] over the rows of part t."""
+    parts = len(sums)
+    batch, n = grad.shape
+    for t in prange(parts):
+        own = sums[t]
+        for r in range(batch * t // parts, batch * (t + 1) // parts):
+            line, mark = grad[r], chosen[r]
+            for i in range(n):
+                line[i] *= mark[i]
+                own[i] += line[i]
