@@ -82,7 +82,7 @@ def aux_with_gradient(
     slope = torch.addmm(residual, z, W_dec, beta=-1 if mesh.latents.rank == 0 else 0)
     mesh.latents.sum_(slope)  # ê − e
     inverse_spread = _inverse_spread(residual, mesh)
-    value = mesh.rows.sum_(slope.square().sum()) / batch * inverse_spread
+    value = mesh.rows.sum_(_squares(slope)) / batch * inverse_spread
     slope *= 2 * sae.config.aux_weight / batch * inverse_spread
     grad_dec = z.t() @ slope
     grad_pre = torch.mm(slope, W_dec.t(), out=z)
@@ -94,7 +94,12 @@ def _inverse_spread(residual: Float[Tensor, "batch d_out"], mesh: Mesh) -> Float
     """1 / mean‖e − ē‖²; 0 where that is nothing but rounding, as for a batch of one token."""
     batch = mesh.batch(residual)
     centre = mesh.rows.sum_(residual.sum(0)) / batch
-    spread = mesh.rows.sum_((residual - centre).square().sum()) / batch
+    spread = mesh.rows.sum_(_squares(residual - centre)) / batch
     limits = torch.finfo(spread.dtype)
-    varies = spread > limits.eps * mesh.rows.sum_(residual.square().sum()) / batch
+    varies = spread > limits.eps * mesh.rows.sum_(_squares(residual)) / batch
     return varies / spread.clamp_min(limits.tiny)
+
+
+def _squares(x: Float[Tensor, "batch d_out"]) -> Float[Tensor, ""]:
+    """Σ x², without an array of squares: on a CPU its memory costs more than the sum."""
+    return torch.linalg.vector_norm(x).square()
