@@ -89,9 +89,13 @@ def test_batch_topk_when_every_value_is_equal() -> None:
 @pytest.mark.parametrize("k", [1, 4, 9, 45, 60])
 @pytest.mark.parametrize("shift", [0.0, -3.0], ids=["many", "few"])
 @pytest.mark.parametrize("whole", [False, True], ids=["distinct", "ties"])
-def test_row_topk(k: int, shift: float, whole: bool) -> None:
+@pytest.mark.parametrize("hint", HINTS, ids=str)
+def test_row_topk(k: int, shift: float, whole: bool, hint: float | str | None) -> None:
     x, W, b, pre = problem(whole, shift=shift)
-    found = select_row_topk(x, W, b, k)
+    if isinstance(hint, str):
+        smallest = pre.topk(min(k, N_LATENTS), dim=1).values.clamp_min(0.1).min()
+        hint = float(smallest) * {"exact": 1.0, "low": 0.3, "high": 1.3, "absurd": 1e6}[hint]
+    found = select_row_topk(x, W, b, k, hint)
     check_form(found, pre)
     for row in range(BATCH):
         best = pre[row][pre[row] > 0].sort(descending=True).values[:k]
@@ -159,7 +163,7 @@ def test_watched_columns_are_handed_on(wanted: list[int]) -> None:
     x, W, b, pre = problem()
     for select_with in (
         lambda watch: select_above(x, W, b, 0.5, watch),
-        lambda watch: select_row_topk(x, W, b, 3, watch),
+        lambda watch: select_row_topk(x, W, b, 3, watch=watch),
         lambda watch: select_batch_topk(x, W, b, 40, None, watch),
         lambda watch: select_batch_topk(x, W, b, 40, 1e9, watch),
     ):

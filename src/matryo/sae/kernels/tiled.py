@@ -150,15 +150,28 @@ def _running(
     return lists, threshold
 
 
-def row_topk(x: Tensor, W: Tensor, b: Tensor, k: int, watch: Watch | None = None) -> Entries:
+def row_topk(x: Tensor, W: Tensor, b: Tensor, k: int, hint: float | None = None, watch: Watch | None = None) -> Entries:
     """`select_row_topk`."""
-    batch, n = len(x), W.shape[1]
-    dtype = b.detach().numpy().dtype
-    k, parts = min(k, n), threads()
+    n = W.shape[1]
+    k = min(k, n)
+    start = max(0.0, MARGIN * hint) if hint and math.isfinite(hint) else 0.0
+    value, latent, size = _heaps(x, W, b, k, start, watch)
+    if start and len(short := np.flatnonzero(size < k)):
+        # These rows have fewer than k above the guess: once more, from 0.
+        again = _heaps(x.detach()[torch.from_numpy(short)], W, b, k, 0.0, None)
+        value[short], latent[short], size[short] = again
+    row_start = np.concatenate([np.zeros(1, np.int64), np.cumsum(size)])
+    out_latent, out_value = np.empty(row_start[-1], np.int64), np.empty(row_start[-1], value.dtype)
+    scan.fill_from_heaps(value, latent, size, row_start, out_latent, out_value, threads())
+    return Entries(torch.from_numpy(row_start), torch.from_numpy(out_latent), torch.from_numpy(out_value), n)
+
+
+def _heaps(
+    x: Tensor, W: Tensor, b: Tensor, k: int, start: float, watch: Watch | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every row's k largest above `start`, as a min-heap once there are k: values, latents (batch, k), how many."""
+    batch, dtype = len(x), b.detach().numpy().dtype
     value, latent, size = np.empty((batch, k), dtype), np.empty((batch, k), np.int64), np.zeros(batch, np.int64)
     for first, pre, bias in read_tiles(x, W, b, watch):
-        scan.keep_row_largest(pre, bias, first, dtype.type(0), value, latent, size, parts)
-    row_start = np.concatenate([np.zeros(1, np.int64), np.cumsum(size)])
-    out_latent, out_value = np.empty(row_start[-1], np.int64), np.empty(row_start[-1], dtype)
-    scan.fill_from_heaps(value, latent, size, row_start, out_latent, out_value, parts)
-    return Entries(torch.from_numpy(row_start), torch.from_numpy(out_latent), torch.from_numpy(out_value), n)
+        scan.keep_row_largest(pre, bias, first, dtype.type(start), value, latent, size, threads())
+    return value, latent, size

@@ -29,4 +29,4 @@ class TopK(TopKFamily):
     def _select_in_batch(
         self, centred: Float[Tensor, "batch d_in"], hint: float | None, watch: Watch | None = None
     ) -> Entries:
-        return select_row_topk(centred, self.W_enc, self.b_enc, self.config.k, watch, self.mesh.latents)
+        return select_row_topk(centred, self.W_enc, self.b_enc, self.config.k, hint, watch, self.mesh.latents)

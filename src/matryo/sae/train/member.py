@@ -90,7 +90,9 @@ class Member:
         self.silent_tokens[loss.fired] = 0
         self.density = loss.active / self.sae.config.n_latents
         if loss.smallest is not None:
-            self.hint = loss.smallest
+            # Where tokens have fewer than k positive values, no guess but 0 would do for them.
+            short = isinstance(self.sae, TopK) and loss.active < self.sae.config.k
+            self.hint = None if short else loss.smallest
 
     def _settle(self, sae: TopKFamily, x: Tensor, loss: Loss) -> None:
         """Add this batch's threshold to the mean that inference uses when no calibration batches are given."""

@@ -128,15 +128,15 @@ def _heapify(key, other, size):
 
 
 @parallel
-def keep_row_largest(pre, bias, first, zero, value, latent, size, parts):
-    """Offer a tile to every row's min-heap of its k largest entries above zero: value, latent (B, k), size (B,)."""
+def keep_row_largest(pre, bias, first, start, value, latent, size, parts):
+    """Offer a tile to every row's min-heap of its k largest entries above `start`: value, latent (B, k), size (B,)."""
     batch, width = pre.shape
     k = value.shape[1]
     for t in prange(parts):
         for r in range(batch * t // parts, batch * (t + 1) // parts):
             line, heap, who = pre[r], value[r], latent[r]
             held = size[r]
-            least = heap[0] if held == k else zero
+            least = heap[0] if held == k else start
             for block in range(0, width, BLOCK):
                 stop = block + BLOCK
                 if stop > width or _any_above_all(line[block:stop], bias[block:stop], least):
