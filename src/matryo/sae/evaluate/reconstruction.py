@@ -68,6 +68,9 @@ class Reconstruction:
     over_one_percent: float
     "Share of latents active on more than 1 % of the tokens."
     over_ten_percent: float
+    firings_over_one_percent: float
+    "Share of all firings that those latents have."
+    firings_over_ten_percent: float
     levels: dict[int, Level]
     "Every Matryoshka prefix; without levels the whole dictionary alone."
 
@@ -129,6 +132,8 @@ class _Meters:
             density_counts=tuple(bins.hist.long().tolist()),
             over_one_percent=float((density > 0.01).double().mean()),
             over_ten_percent=float((density > 0.1).double().mean()),
+            firings_over_one_percent=_share(density, 0.01),
+            firings_over_ten_percent=_share(density, 0.1),
             levels=levels,
         )
 
@@ -166,11 +171,17 @@ def measure_reconstruction(
     return {name: meter.result() for name, meter in meters.items()}
 
 
+def _share(density: Tensor, least: float) -> float:
+    total = float(density.sum())
+    return float(density[density > least].sum()) / total if total else 0.0
+
+
 def _overlap(rows: Tensor) -> float | None:
     return float(nearest_cosines(rows.detach()).double().mean()) if len(rows) > 1 else None
 
 
 SCORES = ("fvu", "l0", "l1", "dead", "mse", "norm", "norm_hat", "norm_ratio", "encoder_cosine")
+DENSE = ("over_one_percent", "over_ten_percent", "firings_over_one_percent", "firings_over_ten_percent")
 
 
 def reconstruction_task(subjects: Subjects, config: None, advance: Callable[[int], None]) -> Outcome:
@@ -178,7 +189,7 @@ def reconstruction_task(subjects: Subjects, config: None, advance: Callable[[int
     found = measure_reconstruction(subjects.saes, subjects.heldout(), advance)
     scores = {}
     for name, one in found.items():
-        scores[name] = {key: getattr(one, key) for key in (*SCORES, "over_one_percent", "over_ten_percent")}
+        scores[name] = {key: getattr(one, key) for key in (*SCORES, *DENSE)}
         scores[name] |= {key: getattr(one.whole, key) for key in ("cosine", "relative_bias", "decoder_cosine")}
         scores[name] |= {f"l0_q{key.removesuffix(' %')}": value for key, value in one.l0_quantiles.items()}
     tokens = next(iter(found.values())).tokens
