@@ -82,7 +82,7 @@ def _provenance(evaluation: Evaluation, made_with: str) -> list[Any]:
         if one.outcome is None:
             continue
         told = {"constants": one.outcome.constants, "data": one.outcome.data, "seeds": one.outcome.seeds}
-        lines = report.text(json.dumps(told, indent=1, ensure_ascii=False, default=str))
+        lines = report.raw("<pre>{}</pre>").format(json.dumps(told, indent=1, ensure_ascii=False, default=str))
         head = f"{one.task} of {', '.join(one.saes)}, {one.seconds:.1f} s"
         block = report.raw("<details><summary>") + head + report.raw("</summary>") + lines + report.raw("</details>")
         parts.append(block)

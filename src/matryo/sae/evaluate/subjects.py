@@ -69,6 +69,13 @@ class Subjects:
     def _check(self, lm: LM) -> None:
         from matryo.sae.activations import site_width
 
+        made_by, found = self._told().get("lm") or {}, lm.identity()
+        for part in ("tokenizer", "weights"):
+            if made_by.get(part) and found.get(part) and made_by[part] != found[part]:
+                raise ValueError(
+                    f"the {part} of {lm.name} has sha256 {found[part][:12]}…, {self.store_source} was made with "
+                    f"{made_by[part][:12]}…; expected the same model: name the one that was harvested"
+                )
         width = site_width(lm, str(self.site), 2)
         for name, sae in self.saes.items():
             if sae.config.d_in != width:
@@ -118,13 +125,17 @@ class Subjects:
         store = open_activations(self.store_source)
         return torch.tensor(store.manifest["mean"]) if isinstance(store, ActivationStore) else None
 
-    def identity(self) -> dict[str, Any]:
-        """What the held-out activations are of, with hashes."""
+    def _told(self) -> dict[str, Any]:
+        """What the store says its activations are of."""
         from matryo.sae.store import open_activations
 
+        return open_activations(self.store_source).identity() if self.store_source else {}
+
+    def identity(self) -> dict[str, Any]:
+        """What the held-out activations are of, with hashes."""
         told: dict[str, Any] = {"site": self.site, "lm": self.lm_name, "processing": self.processing}
         if self.store_source:
-            told["store"] = open_activations(self.store_source).identity()
+            told["store"] = self._told()
         if self.rows_folder is not None:
             told["heldout_rows"] = self.rows.digest()
         return told
