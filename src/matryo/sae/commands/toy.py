@@ -41,7 +41,7 @@ def toy(*, options: Annotated[ToyConfig | None, Parameter(name="*")] = None, run
     Examples
     --------
         matryo sae toy --toy-steps 300 --toy-seeds 2
-        matryo sae toy --world generated --features 40 --width 32 --toy-l0 4 --toy-steps 100 --toy-seeds 1
+        matryo sae toy --world generated --features 40 --width 32 --toy-l0 2 --toy-steps 100 --toy-seeds 1
 
     Parameters
     ----------

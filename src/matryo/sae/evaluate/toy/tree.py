@@ -95,11 +95,12 @@ def paper_tree() -> Tree:
     return Tree(tuple(parent), tuple(p), tuple(i < 3 for i in range(20)))
 
 
-def generated_tree(size: int, depth: int = 3, l0: float = 8.0, seed: int = 0) -> Tree:
-    """A random tree of about `size` features: roots with 2 to 5 children each, down to `depth` generations.
+def generated_tree(size: int, depth: int = 3, l0: float = 6.0, seed: int = 0) -> Tree:
+    """A random tree of at least `size` features: roots with 2 to 5 children, half of which have as many again.
 
-    A child has p between 0.15 and 0.4; children of half of the parents exclude each other. Roots get the probabilities,
-    in proportion to a power law (rank^−0.5), that make the mean number of active features `l0`.
+    There are `depth` generations. A child has p between 0.15 and 0.4; children of half of the parents exclude each
+    other. Roots get the probabilities, in proportion to a power law (rank^−0.5), that make the mean number of active
+    features `l0`.
 
     Raises:
         ValueError: fewer than 10 features or one generation, or an L0 that so few features cannot have.
@@ -115,7 +116,7 @@ def generated_tree(size: int, depth: int = 3, l0: float = 8.0, seed: int = 0) ->
         p.append(chance)
         exclusive.append(bool(draw.random() < 0.5))
         level.append(at)
-        if at + 1 < depth:
+        if at + 1 < depth and (at == 0 or draw.random() < 0.5):
             for _ in range(int(draw.integers(2, 6))):
                 # At most 0.2 each for exclusive children, of whom there may be five.
                 grow(here, at + 1, float(draw.uniform(0.15, 0.2 if exclusive[here] else 0.4)))
