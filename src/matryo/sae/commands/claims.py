@@ -148,7 +148,9 @@ def _train(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, An
 
 def _evaluate(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any]:
     options = EvaluateOptions(tasks=tuple(unit.values["tasks"]), ce_tokens=form.ce_tokens, ce_levels=False)
-    known = {key: value for key, value in form.limits.items() if key in EvaluateOptions.__dataclass_fields__}
+    # Labelled texts are the same for all seeds: the model reads them once.
+    wanted = {"probing_cache": str(place / "labelled")} | form.limits
+    known = {key: value for key, value in wanted.items() if key in EvaluateOptions.__dataclass_fields__}
     trained = [place.resolve() / needed[need]["run"] for need in unit.needs]
     path, found = evaluate_run(trained, replace(options, **known), place, unit.name)
     if all(one.outcome is None for one in found.measured):
