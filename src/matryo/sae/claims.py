@@ -139,12 +139,13 @@ class Claim:
     source: str
     theirs: str
     "The paper's own number, or that it shows curves only."
-    where: Literal["toy-paper", "toy-generated", "basic", "absorption", "probing", "tpp"]
+    where: str
+    "Beginning of the units' names."
     score: str
     first: str
     second: str
-    direction: Literal["lower", "higher", "about the same"]
-    "How the second is expected to compare with the first."
+    direction: str
+    "How the second is expected to compare with the first: lower, higher or about the same."
 
 
 _BTK, _MAT = "BatchTopK (2024)", "Matryoshka (2025)"

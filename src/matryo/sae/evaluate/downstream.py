@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -87,10 +87,7 @@ def measure_downstream(
     if tokens.shape[1] < 3:
         raise ValueError(f"rows have {tokens.shape[1]} positions; expected at least 3 to predict from position 1 on")
     acts = capture(lm, tokens, [site])[site].float()
-    norms = acts.norm(dim=-1)
-    spliced = norms <= SINK_RATIO * norms[:, 1:].median()
-    sinks = int((~spliced[:, 1:]).sum())
-    spliced[:, 0] = False
+    spliced = _ordinary(acts)
     mean = acts[spliced].mean(0) if mean is None else mean.to(acts)
     edits: dict[str, Callable[[Tensor], Tensor]] = {
         "zero": torch.zeros_like,
@@ -102,17 +99,9 @@ def measure_downstream(
     meters = _run(lm, tokens, site, edits, spliced, advance)
     ce, kl = ({name: meter.result() for name, meter in found.items()} for found in meters)
     within, beyond = _fvus(saes, acts, spliced)
-    ends = {name: sae.config.n_latents for name, sae in saes.items()}
-
-    def by_level(found: dict[str, float]) -> dict[str, dict[int, float]]:
-        told: dict[str, dict[int, float]] = {}
-        for name, m in parts:
-            told.setdefault(name, {})[m] = found[f"level {m} {name}"]
-        return {name: values | {ends[name]: found[f"sae {name}"]} for name, values in told.items()}
-
     return Downstream(
         tokens=meters[0]["clean"].count,
-        sinks=sinks,
+        sinks=int((~spliced[:, 1:]).sum()),
         ce_clean=ce["clean"],
         ce_zero=ce["zero"],
         ce_mean=ce["mean"],
@@ -122,11 +111,29 @@ def measure_downstream(
         kl_mean=kl["mean"],
         kl_spliced={name: kl[f"sae {name}"] for name in saes},
         kl_recovered={name: ce_recovered(0.0, kl[f"sae {name}"], kl["zero"]) for name in saes},
-        level_ce=by_level(ce),
-        level_kl=by_level(kl),
+        level_ce=_by_level(ce, saes, parts),
+        level_kl=_by_level(kl, saes, parts),
         fvu=within,
         fvu_with_sinks=beyond,
     )
+
+
+def _ordinary(acts: Tensor) -> Tensor:
+    """Which tokens (rows, positions) are spliced: all but position 0 and sinks."""
+    norms = acts.norm(dim=-1)
+    spliced = norms <= SINK_RATIO * norms[:, 1:].median()
+    spliced[:, 0] = False
+    return spliced
+
+
+def _by_level(
+    found: Mapping[str, float], saes: Mapping[str, SAE], parts: Iterable[tuple[str, int]]
+) -> dict[str, dict[int, float]]:
+    """What was found with every prefix, and with the whole, of the autoencoders that have levels."""
+    told: dict[str, dict[int, float]] = {}
+    for name, m in parts:
+        told.setdefault(name, {})[m] = found[f"level {m} {name}"]
+    return {name: values | {saes[name].config.n_latents: found[f"sae {name}"]} for name, values in told.items()}
 
 
 def _run(

@@ -77,54 +77,15 @@ def _scores(found: Evaluation, task: str, sae: str) -> Mapping[str, Any]:
 
 def _core(found: Evaluation, sae: str, one: Mapping[str, Any], lm: Mapping[str, Any]) -> dict[str, Any]:
     """The core evaluation; what needs the model is NaN when it was not run."""
-
-    def of(scores: Mapping[str, Any], key: str) -> float:
-        value = scores.get(key)
-        return NAN if value is None else value
-
     constants = next((o.constants for o in found.outcomes("downstream") if sae in o.scores), {})
     tokens = next(o.constants["tokens"] for o in found.outcomes("reconstruction") if sae in o.scores)
     width = found.configs[sae]["d_in"]
     data = next((o.data for o in found.outcomes("reconstruction") if sae in o.scores), {})
-    metrics = {
-        "model_behavior_preservation": {
-            "kl_div_score": of(lm, "kl_recovered"),
-            "kl_div_with_ablation": of(lm, "kl_zero"),
-            "kl_div_with_sae": of(lm, "kl_spliced"),
-        },
-        "model_performance_preservation": {
-            "ce_loss_score": of(lm, "ce_recovered"),
-            "ce_loss_with_ablation": of(lm, "ce_zero"),
-            "ce_loss_with_sae": of(lm, "ce_spliced"),
-            "ce_loss_without_sae": of(lm, "ce_clean"),
-        },
-        "reconstruction_quality": {
-            "explained_variance": 1 - of(one, "fvu"),
-            "explained_variance_legacy": NAN,
-            "mse": of(one, "mse") * width,  # theirs is summed over dimensions
-            "cossim": of(one, "cosine"),
-        },
-        "shrinkage": {
-            "l2_norm_in": of(one, "norm"),
-            "l2_norm_out": of(one, "norm_hat"),
-            "l2_ratio": of(one, "norm_ratio"),
-            "relative_reconstruction_bias": of(one, "relative_bias"),
-        },
-        "sparsity": {"l0": of(one, "l0"), "l1": of(one, "l1")},
-        "token_stats": {
-            "total_tokens_eval_reconstruction": constants.get("tokens", 0),
-            "total_tokens_eval_sparsity_variance": tokens,
-        },
-        "misc_metrics": {
-            "freq_over_1_percent": of(one, "over_one_percent"),
-            "freq_over_10_percent": of(one, "over_ten_percent"),
-            "normalized_freq_over_1_percent": of(one, "firings_over_one_percent"),
-            "normalized_freq_over_10_percent": of(one, "firings_over_ten_percent"),
-            "average_max_encoder_cosine_sim": of(one, "encoder_cosine"),
-            "average_max_decoder_cosine_sim": of(one, "decoder_cosine"),
-            "frac_alive": 1 - of(one, "dead"),
-        },
+    tokens_read = {
+        "total_tokens_eval_reconstruction": constants.get("tokens", 0),
+        "total_tokens_eval_sparsity_variance": tokens,
     }
+    metrics = _model(lm) | _reconstruction(one, width) | {"token_stats": tokens_read} | {"misc_metrics": _misc(one)}
     config = {
         "model_name": str(data.get("lm")),
         "dataset": f"held-out rows {data.get('heldout_rows')}",
@@ -136,3 +97,54 @@ def _core(found: Evaluation, sae: str, one: Mapping[str, Any], lm: Mapping[str, 
         "exclude_special_tokens_from_reconstruction": True,
     }
     return {"metrics": metrics, "config": config}
+
+
+def _of(scores: Mapping[str, Any], key: str) -> float:
+    value = scores.get(key)
+    return NAN if value is None else value
+
+
+def _model(lm: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    return {
+        "model_behavior_preservation": {
+            "kl_div_score": _of(lm, "kl_recovered"),
+            "kl_div_with_ablation": _of(lm, "kl_zero"),
+            "kl_div_with_sae": _of(lm, "kl_spliced"),
+        },
+        "model_performance_preservation": {
+            "ce_loss_score": _of(lm, "ce_recovered"),
+            "ce_loss_with_ablation": _of(lm, "ce_zero"),
+            "ce_loss_with_sae": _of(lm, "ce_spliced"),
+            "ce_loss_without_sae": _of(lm, "ce_clean"),
+        },
+    }
+
+
+def _reconstruction(one: Mapping[str, Any], width: int) -> dict[str, dict[str, float]]:
+    return {
+        "reconstruction_quality": {
+            "explained_variance": 1 - _of(one, "fvu"),
+            "explained_variance_legacy": NAN,
+            "mse": _of(one, "mse") * width,  # theirs is summed over dimensions
+            "cossim": _of(one, "cosine"),
+        },
+        "shrinkage": {
+            "l2_norm_in": _of(one, "norm"),
+            "l2_norm_out": _of(one, "norm_hat"),
+            "l2_ratio": _of(one, "norm_ratio"),
+            "relative_reconstruction_bias": _of(one, "relative_bias"),
+        },
+        "sparsity": {"l0": _of(one, "l0"), "l1": _of(one, "l1")},
+    }
+
+
+def _misc(one: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        "freq_over_1_percent": _of(one, "over_one_percent"),
+        "freq_over_10_percent": _of(one, "over_ten_percent"),
+        "normalized_freq_over_1_percent": _of(one, "firings_over_one_percent"),
+        "normalized_freq_over_10_percent": _of(one, "firings_over_ten_percent"),
+        "average_max_encoder_cosine_sim": _of(one, "encoder_cosine"),
+        "average_max_decoder_cosine_sim": _of(one, "decoder_cosine"),
+        "frac_alive": 1 - _of(one, "dead"),
+    }

@@ -33,6 +33,7 @@ def heat_maps(toy: Toy, what: str) -> str:
     def draw(axes: Any) -> None:
         figure = axes.figure
         axes.remove()
+        image: Any = None
         for place, (name, values) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
             image = place.imshow(values[:shown, :shown].numpy(), vmin=low, vmax=1, cmap="RdBu_r" if low else "viridis")
             place.set(title=name, xlabel="feature")
