@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from matryo.empathy.evaluate.episodes import Episodes
-from matryo.empathy.evaluate.seed_intervals import (
+from matryo.empathy.evaluate.intervals import (
     Interval,
     estimate,
     paired_difference,
