@@ -35,5 +35,5 @@ class ToyConfig:
 
     @property
     def steps(self) -> int:
-        """Training steps: the paper's 40,000 change nothing that is measured here (docs/log.md)."""
+        """Training steps; the paper trains 40,000, and its figure is there after 5,000 (docs/log.md)."""
         return self.toy_steps or (5_000 if self.world == "paper" else 2_000)
