@@ -55,6 +55,10 @@ def bug(subjects, config, advance):
     raise KeyError("a mistake of ours")
 
 
+def needy(subjects, config, advance):
+    import no_such_package  # noqa: F401  # pyright: ignore[reportMissingImports]
+
+
 def task(name, measure):
     place = f"{__name__}:{measure.__name__}"
     return Task(name=name, line=f"what {name} is", measure=place, columns=(("score", name, "explained"),))
@@ -96,6 +100,11 @@ def test_a_task_that_fails_is_named_and_the_others_run(told):
 def test_a_mistake_of_ours_is_not_swallowed(told):
     with pytest.raises(KeyError):
         list(suite(told, task("first", bug)).run([Group("a")]))
+
+
+def test_a_package_that_is_not_installed_is_named(told):
+    one, two = suite(told, task("first", needy), task("second", good)).run([Group("a")])
+    assert "'no_such_package' is not installed" in one.failure and two.outcome is not None
 
 
 def test_everything_is_written_and_read_back(tmp_path):
@@ -211,6 +220,19 @@ def test_an_evaluation_without_the_model(folder, monkeypatch, capsys):
     assert code == 0 and "CE" not in said.out
     code, said = run("sae evaluate first --tasks downstream --ce-tokens 0", folder, monkeypatch, capsys)
     assert code == 2 and "nothing could be measured: downstream" in said.err and "ce_tokens is 0" in said.err
+
+
+def test_what_was_measured_before_an_interruption_is_kept(folder, monkeypatch, capsys):
+    from matryo.sae.evaluate import downstream
+
+    def stop(*args, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(downstream, "measure_downstream", stop)
+    code, _ = run("sae evaluate second --runs stopped", folder, monkeypatch, capsys)
+    assert code == 130
+    scores = json.loads((folder / "stopped" / "latest" / "scores.json").read_text())
+    assert len(scores["tasks"]["reconstruction"]) == 1 and scores["tasks"]["downstream"] == []
 
 
 def test_bad_input_is_said_in_one_line(folder, monkeypatch, capsys, tmp_path):

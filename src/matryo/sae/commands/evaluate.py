@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,15 +73,14 @@ def evaluate_run(
     with RunFolder.create(runs, name, "sae evaluate", config, paths) as folder:
         groups = open_subjects(paths, options.device, options.lm_dtype)
         suite = Suite(tasks, partial(part, options), _watch)
+        of = {sae: run for group in groups for sae, run in group.runs.items()}
+        configs = {sae: to_dict(one.config) for group in groups for sae, one in group.saes.items()}
+        found = Evaluation(tuple(tasks), (), of, configs)
+        outputs: dict[str, str] = {}
         for _ in suite.run(groups):
-            pass
-        found = Evaluation(
-            tuple(tasks),
-            tuple(suite.measured),
-            {sae: run for group in groups for sae, run in group.runs.items()},
-            {sae: to_dict(one.config) for group in groups for sae, one in group.saes.items()},
-        )
-        outputs = found.write(folder.path)
+            # Whatever happens to the tasks that follow, this is kept.
+            found = replace(found, measured=tuple(suite.measured))
+            outputs = found.write(folder.path)
         from matryo.sae.evaluate.page import write_page
 
         write_page(found, folder.path / "report.html", "Evaluation", _line(paths, options))

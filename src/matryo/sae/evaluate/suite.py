@@ -124,5 +124,9 @@ class Suite:
                 outcome: Outcome | None = found_at(task.measure)(subjects, config, shown.advance)
         except (ValueError, OSError) as error:
             failure = " ".join(str(error).split())
+        except ModuleNotFoundError as error:
+            if (error.name or "matryo").partition(".")[0] == "matryo":
+                raise
+            failure = f"the package {error.name!r} is not installed: pip install 'matryo[all]'"
         seconds = time.monotonic() - began
         return Measured(task.name, tuple(subjects.saes), outcome, failure, seconds)
