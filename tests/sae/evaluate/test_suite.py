@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from matryo import cli
-from matryo.sae.evaluate import Outcome, Table, Task
+from matryo.sae.evaluate import Outcome, Subjects, Table, Task, open_subjects
 from matryo.sae.evaluate.evaluation import Evaluation, aligned
 from matryo.sae.evaluate.figures import tradeoffs
 from matryo.sae.evaluate.page import write_page
@@ -257,6 +257,15 @@ def test_bad_input_is_said_in_one_line(folder, monkeypatch, capsys, tmp_path):
     code, said = run(f"sae evaluate {wide} --ce-tokens 64", folder, monkeypatch, capsys)
     assert code == 2 and "width" in said.err
     assert "has width 11, blocks.1.resid_pre of tiny has 256" in said.out
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "weights"])
+def test_another_model_than_the_stores_is_refused(part, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (group,) = open_subjects([folder / "first"])
+    monkeypatch.setattr(Subjects, "_told", lambda self: {"lm": {part: "0" * 64}})
+    with pytest.raises(ValueError, match=f"the {part} of tiny has sha256 .*expected the same model"):
+        group.lm  # noqa: B018
 
 
 def test_the_tradeoffs_need_two_points():
