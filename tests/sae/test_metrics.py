@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from matryo.sae.metrics import ActivityMeter, FvuMeter, MeanMeter, ce_recovered, fvu
+from matryo.sae.metrics import (
+    ActivityMeter,
+    CountMeter,
+    FidelityMeter,
+    FvuMeter,
+    MeanMeter,
+    ce_recovered,
+    fvu,
+    nearest_cosines,
+)
 
 TOKENS, D = 97, 5
 
@@ -116,6 +125,65 @@ def test_activity_against_brute_force() -> None:
 def test_activity_of_another_dictionary_is_an_error() -> None:
     with pytest.raises((RuntimeError, ValueError)):
         ActivityMeter(11).update(torch.tensor([11]), 1)
+
+
+def test_counts_against_brute_force() -> None:
+    active = torch.rand(TOKENS, 11, generator=torch.Generator().manual_seed(3)) < 0.3
+    counts = active.sum(1)
+    meter = CountMeter()
+    assert meter.quantile(0.5) == 0
+    for part in counts.split([1, 0, 60, 36]):
+        meter.update(part)
+    assert meter.counts.tolist() == [int((counts == n).sum()) for n in range(int(counts.max()) + 1)]
+    ordered = sorted(counts.tolist())
+    for share in (0.05, 0.25, 0.5, 0.95, 1.0):
+        assert meter.quantile(share) == ordered[math.ceil(share * TOKENS) - 1]
+
+
+@pytest.mark.parametrize("cuts", [[TOKENS], [1, 0, 60, 36]])
+def test_fidelity_against_brute_force(cuts: list[int]) -> None:
+    x, x_hat = tokens(dtype=torch.float32)
+    x[5], x_hat[7] = 0, 0
+    meter = FidelityMeter()
+    assert math.isnan(meter.relative_bias()) and math.isnan(meter.mean("cosine"))
+    for a, b in zip(x.split(cuts), x_hat.split(cuts), strict=True):
+        meter.update(a, b)
+    a, b = x.numpy().astype(float), x_hat.numpy().astype(float)
+    lengths = np.sqrt((a * a).sum(1)), np.sqrt((b * b).sum(1))
+    cosines = [0.0 if i in (5, 7) else a[i] @ b[i] / lengths[0][i] / lengths[1][i] for i in range(TOKENS)]
+    ratios = [0.0 if i == 5 else lengths[1][i] / lengths[0][i] for i in range(TOKENS)]
+    assert meter.mean("cosine") == pytest.approx(np.mean(cosines), rel=1e-12)
+    assert meter.mean("ratio") == pytest.approx(np.mean(ratios), rel=1e-12)
+    assert meter.mean("norm") == pytest.approx(lengths[0].mean(), rel=1e-12)
+    assert meter.mean("norm_hat") == pytest.approx(lengths[1].mean(), rel=1e-12)
+    assert meter.mean("error") == pytest.approx(((a - b) ** 2).sum(1).mean(), rel=1e-12)
+    assert meter.relative_bias() == pytest.approx((b * b).sum() / (a * b).sum(), rel=1e-12)
+
+
+def test_relative_bias_is_the_shrinkage_of_what_points_the_right_way() -> None:
+    x, _ = tokens()
+    for factor in (0.7, 1.0, 1.3):
+        meter = FidelityMeter()
+        meter.update(x, factor * x)
+        assert meter.relative_bias() == pytest.approx(factor, rel=1e-12)
+        assert meter.mean("cosine") == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [3, 1024])
+def test_nearest_cosines_against_brute_force(chunk: int) -> None:
+    rows = torch.randn(13, D, generator=torch.Generator().manual_seed(4)).double() * torch.arange(1, 14)[:, None]
+    rows[4], rows[9], rows[11] = 0, -2 * rows[2], 0.5 * rows[2]
+    found = nearest_cosines(rows, chunk)
+    for i in range(13):
+        others = [
+            float(rows[i] @ rows[j] / (rows[i].norm() * rows[j].norm())) if i != 4 and j != 4 else 0.0
+            for j in range(13)
+            if j != i
+        ]
+        assert float(found[i]) == pytest.approx(max(others), abs=1e-12)
+    assert float(found[2]) == pytest.approx(1) and float(found[4]) == 0
+    with pytest.raises(ValueError, match="1 rows; expected at least two"):
+        nearest_cosines(rows[:1])
 
 
 def test_mean_meter() -> None:

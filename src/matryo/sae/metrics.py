@@ -93,6 +93,85 @@ class ActivityMeter:
 
 
 @dataclass
+class CountMeter:
+    """How many tokens have how many active latents: the distribution whose mean is L0."""
+
+    counts: Int[Tensor, "values"] = field(default_factory=lambda: torch.zeros(1, dtype=torch.long))
+    "Tokens with 0, 1, 2, … active latents."
+
+    def update(self, active: Int[Tensor, "tokens"]) -> None:
+        """Add one batch: every token's number of active latents."""
+        found = torch.bincount(active.cpu(), minlength=len(self.counts))
+        found[: len(self.counts)] += self.counts
+        self.counts = found
+
+    def quantile(self, share: float) -> int:
+        """The smallest number that at least this share of the tokens does not exceed; 0 when there are no tokens."""
+        reached = self.counts.cumsum(0) >= share * self.counts.sum()
+        return int(reached.nonzero()[0])
+
+
+@dataclass
+class FidelityMeter:
+    """How reconstructions point and how long they are, over batches of tokens.
+
+    A token whose activation or reconstruction is 0 counts with a cosine of 0, and with a ratio of norms of 0 when it is
+    the activation that is 0.
+    """
+
+    tokens: int = 0
+    cosine: float = 0.0
+    ratio: float = 0.0
+    norm: float = 0.0
+    norm_hat: float = 0.0
+    along: float = 0.0
+    square: float = 0.0
+    error: float = 0.0
+
+    def update(self, x: Float[Tensor, "tokens d"], x_hat: Float[Tensor, "tokens d"]) -> None:
+        """Add one batch of activations and their reconstructions."""
+        x, x_hat = x.detach().double(), x_hat.detach().double()
+        norm, norm_hat = torch.linalg.vector_norm(x, dim=1), torch.linalg.vector_norm(x_hat, dim=1)
+        along = torch.linalg.vecdot(x, x_hat)
+        both = norm * norm_hat
+        self.tokens += len(x)
+        self.cosine += float(torch.where(both > 0, along / both, 0.0).sum())
+        self.ratio += float(torch.where(norm > 0, norm_hat / norm, 0.0).sum())
+        self.norm += float(norm.sum())
+        self.norm_hat += float(norm_hat.sum())
+        self.along += float(along.sum())
+        self.square += float(norm_hat.square().sum())
+        self.error += float((x - x_hat).square().sum())
+
+    def relative_bias(self) -> float:
+        """E‖x̂‖² / E[x · x̂]: below 1 reconstructions are too short, by the factor that would fit best; nan for x̂ = 0."""
+        return self.square / self.along if self.along else float("nan")
+
+    def mean(self, name: str) -> float:
+        """A sum per token; nan when there are none."""
+        return getattr(self, name) / self.tokens if self.tokens else float("nan")
+
+
+def nearest_cosines(rows: Float[Tensor, "n d"], chunk: int = 1024) -> Float[Tensor, "n"]:
+    """For every row, the largest cosine with another row, max_{j≠i} cos(w_i, w_j); a row of 0 has cosine 0 with all.
+
+    Raises:
+        ValueError: there are fewer than two rows.
+    """
+    if len(rows) < 2:
+        raise ValueError(f"there are {len(rows)} rows; expected at least two to compare")
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    unit = torch.where(norms > 0, rows / norms, 0.0)
+    found = []
+    for start in range(0, len(unit), chunk):
+        cosines = unit[start : start + chunk] @ unit.t()
+        here = torch.arange(len(cosines), device=cosines.device)
+        cosines[here, here + start] = -float("inf")
+        found.append(cosines.amax(1))
+    return torch.cat(found)
+
+
+@dataclass
 class MeanMeter:
     """A mean of per-token numbers, such as cross-entropy in nats/token."""
 

@@ -53,11 +53,12 @@ def test_adopted_saes_are_evaluated_like_trained_ones(folder, monkeypatch, capsy
     assert json.loads((made / saes[names[0]] / "cfg.json").read_text())["metadata"]["model_name"] == "tiny"
     code, said = run(f"sae evaluate {made} --ce-tokens 96 --runs {tmp_path}", folder, monkeypatch, capsys)
     assert code == 0, said.err
-    measured = json.loads((tmp_path / "latest" / "evaluation.json").read_text())[0]
-    assert measured["run"] == made.name
-    l0 = measured["reconstruction"][names[1]]["l0"]
+    scores = json.loads((tmp_path / "latest" / "scores.json").read_text())
+    assert {one["run"] for one in scores["saes"].values()} == {made.name}
+    l0 = scores["tasks"]["reconstruction"][0]["scores"][names[1]]["l0"]
     assert 2 < l0 < 8, "the threshold set on other text gives about k = 4 active latents"
-    assert set(measured["downstream"]["ce_spliced"]) == set(names)
+    assert all(one["ce_spliced"] > 0 for one in scores["tasks"]["downstream"][0]["scores"].values())
+    assert set(scores["tasks"]["downstream"][0]["scores"]) == set(names)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +99,8 @@ def test_the_model_is_processed_where_the_sae_needs_it(source, flags, centred, g
     assert code == 0, said.err
     code, said = run(f"sae evaluate {tmp_path}/latest --ce-tokens 64 --runs {tmp_path}", gpt2, monkeypatch, capsys)
     assert code == 0, said.err
-    measured = json.loads((tmp_path / "latest" / "evaluation.json").read_text())[0]
-    l0 = next(iter(measured["reconstruction"].values()))["l0"]
+    scores = json.loads((tmp_path / "latest" / "scores.json").read_text())["tasks"]["reconstruction"][0]["scores"]
+    l0 = next(iter(scores.values()))["l0"]
     assert l0 == 0 if centred else l0 > 0.5, "the mean over d_model is there, or is not"
 
 

@@ -1,12 +1,14 @@
 """Every measured number has a brute-force twin here, computed the slow way from the model's own tensors."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from matryo.sae.evaluate import collect_passages, measure_downstream, measure_reconstruction
+from matryo.sae.evaluate.reconstruction import DENSITY_EDGES
 from matryo.sae.lm import LM, capture
 from matryo.sae.nn import SAEConfig, build
 
@@ -68,6 +70,43 @@ def test_reconstruction_equals_brute_force_however_it_is_split(lm, tokens, saes)
             assert pieces[name].level_fvu[level] == pytest.approx(expected, rel=1e-5)
             assert whole[name].level_l0[level] == pytest.approx(float((z[:, :level] > 0).sum(1).double().mean()))
         assert whole[name].fvu == whole[name].level_fvu[50]
+        check_the_rest(whole[name], sae, acts.double(), z)
+        check_the_rest(pieces[name], sae, acts.double(), z)
+
+
+def check_the_rest(found, sae, x, z):
+    W_dec, W_enc = sae.W_dec.detach().double(), sae.W_enc.detach().double()
+    counts = (z > 0).sum(1)
+    assert found.l1 == pytest.approx(float(z.sum(1).mean()), rel=1e-5)
+    assert list(found.l0_counts) == [int((counts == n).sum()) for n in range(int(counts.max()) + 1)]
+    assert found.l0_quantiles["50 %"] == sorted(counts.tolist())[math.ceil(len(counts) / 2) - 1]
+    density = (z > 0).double().mean(0)
+    bins = [
+        sum(low <= math.log10(float(p)) < high or (high == 0 and float(p) == 1) for p in density if p > 0)
+        for low, high in pairwise(DENSITY_EDGES)
+    ]
+    assert list(found.density_counts) == bins
+    assert found.over_one_percent == float((density > 0.01).double().mean())
+    assert found.over_ten_percent == float((density > 0.1).double().mean())
+    assert found.firings_over_ten_percent == pytest.approx(float(density[density > 0.1].sum() / density.sum()))
+    x_hat = z @ W_dec + sae.b_dec.detach().double()
+    assert found.mse == pytest.approx(float((x - x_hat).square().mean()), rel=1e-5)
+    assert found.norm == pytest.approx(float(x.norm(dim=1).mean()))
+    assert found.norm_hat == pytest.approx(float(x_hat.norm(dim=1).mean()), rel=1e-5)
+    assert found.norm_ratio == pytest.approx(float((x_hat.norm(dim=1) / x.norm(dim=1)).mean()), rel=1e-5)
+    assert found.encoder_cosine == pytest.approx(nearest(W_enc.t()), rel=1e-5)
+    for level, one in found.levels.items():
+        x_hat = z[:, :level] @ W_dec[:level] + sae.b_dec.detach().double()
+        assert one.dead == pytest.approx(float((z[:, :level].sum(0) == 0).double().mean()))
+        assert one.cosine == pytest.approx(float(torch.cosine_similarity(x, x_hat).mean()), rel=1e-5)
+        bias = float(x_hat.square().sum() / (x * x_hat).sum())
+        assert one.relative_bias == pytest.approx(bias, rel=1e-5)
+        assert one.decoder_cosine == pytest.approx(nearest(W_dec[:level]), rel=1e-5)
+
+
+def nearest(rows):
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    return sum(max(float(unit[i] @ unit[j]) for j in range(len(unit)) if j != i) for i in range(len(unit))) / len(unit)
 
 
 def test_reconstruction_of_nothing_is_refused(saes):
@@ -77,6 +116,27 @@ def test_reconstruction_of_nothing_is_refused(saes):
 
 def loss_with(lm, tokens, edit):
     """Cross-entropy of predictions made from position 1 on, with the block's input edited by a plain hook."""
+    logits = logits_with(lm, tokens, edit)
+    total = [
+        -float(torch.log_softmax(logits[row, at].double(), 0)[tokens[row, at + 1]])
+        for row in range(len(tokens))
+        for at in range(1, tokens.shape[1] - 1)
+    ]
+    return sum(total) / len(total), len(total)
+
+
+def kl_with(lm, tokens, edit):
+    """Σ p (log p − log q) at the same positions, p of the model as it is."""
+    clean, edited = logits_with(lm, tokens, lambda x: x).double(), logits_with(lm, tokens, edit).double()
+    total = []
+    for row in range(len(tokens)):
+        for at in range(1, tokens.shape[1] - 1):
+            p, q = torch.softmax(clean[row, at], 0), torch.softmax(edited[row, at], 0)
+            total.append(sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p, q, strict=True)))
+    return sum(total) / len(total)
+
+
+def logits_with(lm, tokens, edit):
 
     def before(_, args, kwargs):
         if args:
@@ -87,12 +147,7 @@ def loss_with(lm, tokens, edit):
     with torch.no_grad():
         logits = lm.model(tokens).logits
     handle.remove()
-    total = [
-        -float(torch.log_softmax(logits[row, at].double(), 0)[tokens[row, at + 1]])
-        for row in range(len(tokens))
-        for at in range(1, tokens.shape[1] - 1)
-    ]
-    return sum(total) / len(total), len(total)
+    return logits
 
 
 def test_downstream_equals_brute_force_with_position_zero_and_sinks_unspliced(lm, tokens, saes):
@@ -106,7 +161,7 @@ def test_downstream_equals_brute_force_with_position_zero_and_sinks_unspliced(lm
     weights[sink] *= 500
     try:
         acts = capture(lm, tokens, [SITE])[SITE]
-        found = measure_downstream(lm, tokens, SITE, saes)
+        found = measure_downstream(lm, tokens, SITE, saes, levels=True)
         keep = torch.ones(ROWS, LENGTH, dtype=torch.bool)
         keep[:, 0] = keep[2, 4] = keep[5, 9] = False
         mean = acts[keep].mean(0)
@@ -123,6 +178,9 @@ def test_downstream_equals_brute_force_with_position_zero_and_sinks_unspliced(lm
         for name, sae in saes.items():
             spliced = loss_with(lm, tokens, only(lambda x, sae=sae: sae(x).detach()))[0]
             assert found.ce_spliced[name] == pytest.approx(spliced, rel=1e-5)
+            kl = kl_with(lm, tokens, only(lambda x, sae=sae: sae(x).detach()))
+            assert found.kl_spliced[name] == pytest.approx(kl, rel=1e-4)
+            assert found.kl_recovered[name] == pytest.approx(1 - kl / found.kl_zero, rel=1e-4)
             recovered = (found.ce_zero - spliced) / (found.ce_zero - found.ce_clean)
             assert found.recovered[name] == pytest.approx(recovered, rel=1e-4)
             x, x_hat = acts[keep].double(), sae(acts[keep]).detach().double()
@@ -131,6 +189,17 @@ def test_downstream_equals_brute_force_with_position_zero_and_sinks_unspliced(lm
             x, x_hat = acts[:, 1:].flatten(0, 1).double(), sae(acts[:, 1:].flatten(0, 1)).detach().double()
             fvu = float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
             assert found.fvu_with_sinks[name] == pytest.approx(fvu, rel=1e-4)
+        assert found.kl_zero == pytest.approx(kl_with(lm, tokens, only(torch.zeros_like)), rel=1e-4)
+        assert found.kl_mean == pytest.approx(kl_with(lm, tokens, only(lambda x: mean.expand_as(x))), rel=1e-4)
+        assert set(found.level_ce) == {"nested"} and list(found.level_ce["nested"]) == [5, 20, 50]
+        for level, ce in found.level_ce["nested"].items():
+            sae = saes["nested"]
+
+            def first(x, sae=sae, level=level):
+                return (sae.encode(x)[..., :level] @ sae.W_dec[:level] + sae.b_dec).detach()
+
+            assert ce == pytest.approx(loss_with(lm, tokens, only(first))[0], rel=1e-5)
+            assert found.level_kl["nested"][level] == pytest.approx(kl_with(lm, tokens, only(first)), rel=1e-4)
     finally:
         weights[sink] = before
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from matryo.sae.commands.evaluate import HEADERS, Measured, as_text, evaluate_run, located, notes, table_rows
+from matryo.sae.commands.evaluate import as_text, evaluate_run
 from matryo.sae.commands.harvest import harvest_run
 from matryo.sae.commands.options import EvaluateOptions, HarvestOptions, TrainOptions
 from matryo.sae.commands.train import train_run
+from matryo.sae.evaluate.evaluation import Evaluation
+from matryo.sae.evaluate.subjects import located
 from matryo.sae.recipes import recipe
 from matryo.spine import figures, report
 from matryo.spine.progress import progress, say
@@ -61,7 +63,9 @@ def demo(
     values = recipe(RECIPE_OF[lm]) | ({"tokens": tokens} if tokens else {})
     harvested = harvest_run(_options(HarvestOptions, values), runs, f"demo-{lm}-store")
     trained, _ = train_run(_options(TrainOptions, values | {"data": str(harvested)}), runs, f"demo-{lm}-train")
-    evaluated, measured = evaluate_run([trained], EvaluateOptions(ce_tokens=ce_tokens), runs, f"demo-{lm}-evaluate")
+    evaluated, measured = evaluate_run(
+        [trained], EvaluateOptions(ce_tokens=ce_tokens, ce_levels=False), runs, f"demo-{lm}-evaluate"
+    )
     with RunFolder.create(runs, f"demo-{lm}", "sae demo", {"lm": lm, "tokens": tokens}, [trained, evaluated]) as run:
         page = run.path / "report.html"
         _write_report(page, lm, harvested, trained, measured)
@@ -70,7 +74,7 @@ def demo(
     say(f"done in {time.monotonic() - began:.0f} s", seconds=round(time.monotonic() - began, 1))
     say(f"report (open it in a browser): {page}", report=str(page))
     say(f"autoencoders (SAELens folders): {trained / 'saes'}", saes=str(trained / "saes"))
-    say(f"activations: {harvested}\nmeasurements: {evaluated / 'evaluation.json'}")
+    say(f"activations: {harvested}\nmeasurements: {evaluated / 'report.html'}")
 
 
 def _options(cls: type, values: dict[str, Any]) -> Any:
@@ -88,7 +92,7 @@ class _Shown:
     promoted: tuple[str, ...]
 
 
-def _write_report(page: Path, lm_name: str, harvested: Path, trained: Path, measured: list[Measured]) -> None:
+def _write_report(page: Path, lm_name: str, harvested: Path, trained: Path, measured: Evaluation) -> None:
     from matryo.sae.lm import load_lm
     from matryo.sae.nn import SAE
     from matryo.sae.text import TokenRows
@@ -102,7 +106,9 @@ def _write_report(page: Path, lm_name: str, harvested: Path, trained: Path, meas
         f"BatchTopK and Matryoshka on {lm_name}",
         f"{outputs['site']}, {store['tokens']['train']:,} training tokens, {outputs['steps']:,} steps",
     )
-    out.section("Held-out measurements", report.table(HEADERS, table_rows(measured)), report.text(*notes(measured)))
+    out.section(
+        "Held-out measurements", report.table(measured.headers, measured.rows()), report.text(*measured.notes())
+    )
     out.section("Training", *_curves(trained, saes))
     out.section("Data", report.text(*_about(store, read_run(harvested).config["tokens"])))
     out.section(

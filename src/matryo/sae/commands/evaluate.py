@@ -1,24 +1,23 @@
-"""`matryo sae evaluate`: finished training runs → one table."""
+"""`matryo sae evaluate`: finished training runs → one table, and a report."""
 
-import json
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from matryo.sae.commands.options import EvaluateOptions
+from matryo.sae.commands.options import EvaluateOptions, part
+from matryo.sae.evaluate.evaluation import Evaluation, aligned
+from matryo.sae.evaluate.subjects import located, open_subjects, training_runs
+from matryo.sae.evaluate.suite import QUICK, Suite, Task, named_tasks
 from matryo.spine.config import to_dict
 from matryo.spine.progress import progress, say
-from matryo.spine.run import FinishedRun, RunFolder, read_run
+from matryo.spine.run import RunFolder
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from matryo.sae.evaluate import Downstream, Reconstruction
-    from matryo.sae.lm import LM
+__all__ = ["as_text", "evaluate", "evaluate_run", "located", "training_runs"]
 
 
 def evaluate(
@@ -26,13 +25,18 @@ def evaluate(
     *,
     options: Annotated[EvaluateOptions | None, Parameter(name="*")] = None,
     runs: Path = Path("runs"),
+    saebench: Path | None = None,
 ) -> None:
-    """Measure trained autoencoders on held-out tokens: FVU, L0, dead latents, and cross-entropy in the model.
+    """Measure trained autoencoders, several runs in one table: reconstruction, and whatever --tasks names.
+
+    Without --tasks: reconstruction (FVU, L0, dead latents, decoder overlap on held-out tokens) and downstream (the
+    model's cross-entropy and KL with the reconstruction in place). A task that cannot run is named, the others go on.
+    Writes scores.json, CSV tables and report.html.
 
     Examples
     --------
         matryo sae evaluate runs/latest --ce-tokens 1024
-        matryo sae evaluate --run runs/latest --ce-tokens 0
+        matryo sae evaluate --run runs/latest --tasks reconstruction --saebench saebench-results
 
     Parameters
     ----------
@@ -40,178 +44,69 @@ def evaluate(
         Finished training runs, or runs made from some.
     runs
         Folder of the runs.
+    saebench
+        Also write results in SAEBench's own format into this folder.
     """
-    path, measured = evaluate_run(run, options or EvaluateOptions(), runs)
-    say(as_text(measured))
-    say(f"written: {path / 'evaluation.json'}", run=str(path))
+    path, found = evaluate_run(run, options or EvaluateOptions(), runs)
+    say(as_text(found))
+    if saebench is not None:
+        from matryo.sae.evaluate.saebench import write_saebench
 
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of the autoencoders of one training run."""
-
-    run: str
-    reconstruction: "dict[str, Reconstruction]"
-    downstream: "Downstream | None"
+        for file in write_saebench(found, saebench):
+            say(f"written: {file}", saebench=str(file))
+    say(f"written: {path / 'scores.json'}\nreport (open it in a browser): {path / 'report.html'}", run=str(path))
+    if all(one.outcome is None for one in found.measured):
+        raise ValueError(f"nothing could be measured: {found.missing()[0]}")
 
 
 def evaluate_run(
     trained: Iterable[Path], options: EvaluateOptions, runs: Path, name: str = "evaluate"
-) -> tuple[Path, list[Measured]]:
+) -> tuple[Path, Evaluation]:
     """Measure training runs into a new run folder."""
+    tasks = tasks_of(options)
     from matryo.sae.lm.load import usable_device
 
     usable_device(options.device)
     finished = [run for path in trained for run in training_runs(path)]
-    config = {"runs": [run.path.name for run in finished], **to_dict(options)}
-    with RunFolder.create(runs, name, "sae evaluate", config, [run.path for run in finished]) as folder:
-        measured = [_measure(run.path, run.outputs, options) for run in finished]
-        (folder.path / "evaluation.json").write_text(json.dumps(to_dict(measured), indent=1), encoding="utf-8")
-        folder.finish({"evaluation": "evaluation.json"})
-    return folder.path, measured
+    paths = [run.path for run in finished]
+    config = {"runs": [path.name for path in paths], **to_dict(options)}
+    with RunFolder.create(runs, name, "sae evaluate", config, paths) as folder:
+        groups = open_subjects(paths, options.device, options.lm_dtype)
+        suite = Suite(tasks, partial(part, options), _watch)
+        of = {sae: run for group in groups for sae, run in group.runs.items()}
+        configs = {sae: to_dict(one.config) for group in groups for sae, one in group.saes.items()}
+        found = Evaluation(tuple(tasks), (), of, configs)
+        outputs: dict[str, str] = {}
+        for _ in suite.run(groups):
+            # Whatever happens to the tasks that follow, this is kept.
+            found = replace(found, measured=tuple(suite.measured))
+            outputs = found.write(folder.path)
+        from matryo.sae.evaluate.page import write_page
+
+        write_page(found, folder.path / "report.html", "Evaluation", _line(paths, options))
+        folder.finish(outputs | {"report": "report.html"})
+    return folder.path, found
 
 
-def training_runs(path: Path) -> list[FinishedRun]:
-    """The training run at a path, or those that the run there was made from, such as an evaluation's."""
-    run = read_run(path)
-    if "saes" in run.outputs:
-        return [run]
-    found = [made for parent in run.parents for made in training_runs(Path(parent))]
-    if not found:
-        raise ValueError(f"{run.path} is a run of `{run.command}`; expected one of `sae train`, or made from one")
-    return found
+def tasks_of(options: EvaluateOptions) -> list[Task]:
+    """The tasks asked for."""
+    if options.tasks:
+        return named_tasks(options.tasks)
+    return named_tasks(name for name in QUICK if name != "downstream" or options.ce_tokens)
 
 
-def _measure(path: Path, outputs: dict[str, Any], options: EvaluateOptions) -> Measured:
-    from matryo.sae.evaluate import measure_downstream, measure_reconstruction
-    from matryo.sae.nn import SAE
-
-    outputs = located(path, outputs)
-    saes = {name: SAE.load(path / folder).to(options.device) for name, folder in outputs["saes"].items()}
-    lm, rows = open_model(outputs, options)
-    reconstruction = measure_reconstruction(saes, _heldout(outputs, lm, rows))
-    downstream = None
-    if lm is not None and rows is not None and options.ce_tokens:
-        import torch
-
-        tokens = torch.as_tensor(spread_rows(rows, options.ce_tokens)).long()
-        with progress(f"cross-entropy of {path.name}", tokens.numel(), "tokens") as bar:
-            downstream = measure_downstream(lm, tokens, outputs["site"], saes, _mean(outputs), bar.advance)
-    return Measured(path.name, reconstruction, downstream)
+@contextmanager
+def _watch(task: Task, subjects: Any) -> Any:
+    with progress(f"{task.name} of {subjects.label}", unit=task.unit) as bar:
+        yield bar
 
 
-def located(run: Path, outputs: dict[str, Any]) -> dict[str, Any]:
-    """A training run's outputs with the places of its rows and store, which are told relative to it, made whole."""
-    told = {key: outputs.get(key) for key in ("rows", "store")}
-    return outputs | {key: place and os.path.normpath(run.resolve() / place) for key, place in told.items()}
+def _line(paths: list[Path], options: EvaluateOptions) -> str:
+    tasks = "".join(f" --tasks {name}" for name in options.tasks)
+    return f"matryo sae evaluate {' '.join(f'--run {path.name}' for path in paths)}{tasks}"
 
 
-def open_model(outputs: dict[str, Any], options: EvaluateOptions) -> "tuple[LM | None, Any]":
-    """The language model and held-out rows of a training run, where it has them and they are needed."""
-    if not outputs.get("lm") or not outputs.get("rows") or (outputs.get("store") and not options.ce_tokens):
-        return None, None
-    from matryo.sae.lm import load_lm, processed
-    from matryo.sae.text import TokenRows
-
-    rows = TokenRows.load(Path(outputs["rows"]) / "heldout")
-    # Adopted SAEs may have been trained on processed weights.
-    return processed(load_lm(outputs["lm"], options.device, options.lm_dtype), outputs.get("processing") or {}), rows
-
-
-def spread_rows(rows: Any, tokens: int) -> Any:
-    """About `tokens` tokens as whole rows, evenly spread over the split."""
-    import numpy as np
-
-    count = min(len(rows.tokens), max(1, round(tokens / rows.tokens.shape[1])))
-    return rows.tokens[np.linspace(0, len(rows.tokens) - 1, count).round().astype(int)]
-
-
-def _heldout(outputs: dict[str, Any], lm: "LM | None", rows: Any) -> "Iterable[Tensor]":
-    from matryo.sae.store import in_order, open_activations
-
-    if outputs.get("store"):
-        return in_order(open_activations(outputs["store"]), "heldout", 4096)
-    from matryo.sae.activations import chunks, without_outliers
-
-    assert lm is not None
-    return (without_outliers(found[outputs["site"]].float()) for _, found in chunks(lm, rows, [outputs["site"]]))
-
-
-def _mean(outputs: dict[str, Any]) -> "Tensor | None":
-    import torch
-
-    from matryo.sae.store import ActivationStore, open_activations
-
-    if not outputs.get("store"):
-        return None
-    store = open_activations(outputs["store"])
-    return torch.tensor(store.manifest["mean"]) if isinstance(store, ActivationStore) else None
-
-
-HEADERS = (
-    ("SAE", "kind, latents, k, levels, seed"),
-    ("FVU", "fraction of variance unexplained on held-out tokens, Σ‖x − x̂‖² / Σ‖x − x̄‖²"),
-    ("L0", "mean active latents per held-out token"),
-    ("dead %", "latents active on no held-out token"),
-    ("CE clean", "the model's cross-entropy, nats/token"),
-    ("CE spliced", "with the reconstruction in place of the activations"),
-    ("CE zero", "with the activations set to 0"),
-    ("CE mean", "with the activations set to their mean"),
-    ("recovered", "(CE zero − CE spliced) / (CE zero − CE clean)"),
-)
-
-
-def table_rows(measured: Iterable[Measured]) -> list[list[Any]]:
-    """One row for each autoencoder, under HEADERS."""
-    rows = []
-    for one in measured:
-        for name, found in one.reconstruction.items():
-            ce = one.downstream
-            row: list[Any] = [name, found.fvu, found.l0, 100 * found.dead]
-            row += [ce.ce_clean, ce.ce_spliced[name], ce.ce_zero, ce.ce_mean, ce.recovered[name]] if ce else [None] * 5
-            rows.append(row)
-    return rows
-
-
-def notes(measured: Iterable[Measured]) -> list[str]:
-    """What the table leaves out: token counts, sinks, levels."""
-    lines = []
-    for one in measured:
-        first = next(iter(one.reconstruction.values()))
-        lines.append(f"{one.run}: FVU, L0 and dead latents on {first.tokens:,} held-out tokens.")
-        if one.downstream:
-            ce = one.downstream
-            lines.append(
-                f"CE over {ce.tokens:,} predictions; position 0 and {ce.sinks} sink tokens (norm above 10 × the median) "
-                "stay unspliced in every condition."
-            )
-            for name in ce.fvu:
-                lines.append(f"{name}: FVU {ce.fvu[name]:.4f} without sinks, {ce.fvu_with_sinks[name]:.4f} with them.")
-        for name, found in one.reconstruction.items():
-            if len(found.level_fvu) > 1:
-                levels = ", ".join(
-                    f"{level:,}: {fvu:.3f} (L0 {found.level_l0[level]:.1f})" for level, fvu in found.level_fvu.items()
-                )
-                lines.append(f"{name}: FVU by level: {levels}.")
-    return lines
-
-
-def as_text(measured: list[Measured]) -> str:
-    """The table and its notes for a terminal."""
-    rows = [[_shown(cell) for cell in row] for row in table_rows(measured)]
-    head = [label for label, _ in HEADERS]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (head, *rows)
-    ]
-    return "\n".join([*lines, *notes(measured)])
-
-
-def _shown(cell: Any) -> str:
-    if cell is None:
-        return "n/a"
-    return cell if isinstance(cell, str) else f"{cell:.3f}"
+def as_text(found: Evaluation) -> str:
+    """The table, its notes and what is missing, for a terminal."""
+    lines = [aligned([label for label, _ in found.headers], found.rows()), *found.notes()]
+    return "\n".join([*lines, *(f"missing: {line}" for line in found.missing())])

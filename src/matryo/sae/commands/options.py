@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from matryo.sae.evaluate.config import DownstreamConfig
 from matryo.sae.nn.config import Kind, SAEConfig
 from matryo.sae.store.config import StoreConfig
 from matryo.sae.train.config import TrainConfig
@@ -136,20 +137,19 @@ class TrainOptions(TextOptions, TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """How much to measure."""
+class EvaluateOptions(DownstreamConfig):
+    """What to measure, and how much."""
 
-    ce_tokens: int = 4096
-    "Held-out tokens run through the model for cross-entropies; 0 to leave the model out."
+    tasks: tuple[str, ...] = ()
+    "Evaluation, repeatable: reconstruction, downstream, or all; the first two when not given."
     device: str = "cpu"
     "Where models run."
     lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     "Number format of the language model."
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        if self.ce_tokens < 0:
-            raise ValueError(f"ce_tokens is {self.ce_tokens}; expected 0 or more")
+        """Check the values of every task."""
+        DownstreamConfig.__post_init__(self)
 
 
 def parse_levels(text: str) -> Any:

@@ -1,0 +1,178 @@
+"""`matryo sae claims`: what the papers say, measured."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from matryo.sae.claims import (
+    FULL,
+    SHORT,
+    Form,
+    Results,
+    Unit,
+    as_markdown,
+    family,
+    lines,
+    plan,
+    read_results,
+    run_units,
+)
+from matryo.sae.commands.evaluate import evaluate_run
+from matryo.sae.commands.harvest import harvest_run
+from matryo.sae.commands.options import EvaluateOptions, HarvestOptions, TrainOptions, resume_line
+from matryo.sae.commands.train import train_run
+from matryo.sae.evaluate.evaluation import aligned
+from matryo.sae.evaluate.suite import TASKS
+from matryo.sae.evaluate.toy.config import ToyConfig
+from matryo.sae.recipes import recipe
+from matryo.spine.config import write_text
+from matryo.spine.progress import progress, say
+from matryo.spine.run import RunFolder
+
+
+def claims(
+    *,
+    short: bool = False,
+    only: tuple[str, ...] = (),
+    resume: Path | None = None,
+    runs: Path = Path("runs"),
+) -> int:
+    """Measure the claims of the BatchTopK and Matryoshka papers: toy worlds, and SmolLM2 over several seeds.
+
+    Takes a few hours on two cores, in units of at most 20 minutes: Ctrl-C at any time, and go on with --resume. --short
+    takes minutes: the tiny model, two seeds, fewer steps. Writes claims.json and claims.md, also after an interruption.
+
+    Examples
+    --------
+        matryo sae claims --short --only toy-paper
+        matryo sae claims --resume runs/latest  # downloads the model
+
+    Parameters
+    ----------
+    short
+        The short form.
+    only
+        Only units whose name begins so, repeatable: toy-paper, toy-generated, basic-k32, absorption, probing, tpp.
+    resume
+        Unfinished claims run to go on with.
+    runs
+        Folder of the runs.
+    """
+    if resume is not None:
+        short = "short" in json.loads((_begun(resume)).read_text())["form"]
+    form = SHORT if short else FULL
+    units = plan(form, list(TASKS))
+    if only and not any(unit.name.startswith(only) for unit in units):
+        raise ValueError(
+            f"only is {' '.join(only)}; expected the beginning of one of {', '.join(u.name for u in units)}"
+        )
+    config = {"form": "short" if short else "full", **asdict(form)}
+    folder = RunFolder.reopen(resume, config) if resume else RunFolder.create(runs, "claims", "sae claims", config)
+    with folder:
+        write_text(folder.path / "form.json", json.dumps({"form": config["form"]}))
+        whole = _work_off(folder, units, form, only)
+        told = lines(read_results(units, folder.path / "units"), units)
+        write_text(folder.path / "claims.md", as_markdown(told))
+        write_text(folder.path / "claims.json", json.dumps([asdict(line) for line in told], indent=1) + "\n")
+        say(aligned(HEADERS, table(told)))
+        say(f"written: {folder.path / 'claims.md'}", run=str(folder.path))
+        if not whole:
+            say(resume_line("claims", folder.path))
+            return 0 if only else 130
+        folder.finish({"claims": "claims.json", "table": "claims.md", "units": "units"})
+    return 0
+
+
+HEADERS = ("claim", "k", "first", "second", "difference", "verdict")
+
+
+def table(told: list[Any]) -> list[list[str]]:
+    """The lines for a terminal."""
+    rows = []
+    for line in told:
+        shown = f"{line.difference.mean:+.4f}"
+        if line.difference.count > 1:
+            shown += f" [{line.difference.low:+.4f}, {line.difference.high:+.4f}]"
+        values = [f"{line.first.mean:.4f}", f"{line.second.mean:.4f}", shown]
+        rows.append([line.claim.statement, "–" if line.k is None else str(line.k), *values, line.verdict])
+    return rows
+
+
+def _begun(path: Path) -> Path:
+    file = path.resolve() / "form.json"
+    if not file.is_file():
+        raise ValueError(f"{path} is no run of `sae claims`; expected one that is not finished")
+    return file
+
+
+def _work_off(folder: RunFolder, units: list[Unit], form: Form, only: tuple[str, ...]) -> bool:
+    """Do the units; whether all of them are done."""
+    place = folder.path / "work"
+
+    def work(unit: Unit, needed: Results) -> dict[str, Any]:
+        return WORK[unit.kind](unit, form, needed, place)
+
+    try:
+        for unit, _, new in run_units(units, folder.path / "units", work, only):
+            if new:
+                say(f"done: {unit.name}", unit=unit.name)
+    except KeyboardInterrupt:
+        say("interrupted")
+    return len(read_results(units, folder.path / "units")) == len(units)
+
+
+def _toy(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any]:
+    from matryo.sae.evaluate.toy import run_toy
+
+    seeds = tuple(unit.values["seeds"])
+    config = ToyConfig(world=unit.values["world"], toy_seeds=len(seeds), toy_steps=form.toy_steps)
+    total = 2 * config.steps * (1 if config.world == "paper" else len(seeds))
+    with progress(unit.name, total, "steps") as bar:
+        found = run_toy(config, seeds, bar.advance)
+    return {kind: [asdict(one.recovery) for one in many] for kind, many in found.found.items()} | {"seeds": seeds}
+
+
+def _harvest(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any]:
+    return {"run": str(harvest_run(_options(HarvestOptions, form, {}), place, unit.name).relative_to(place.resolve()))}
+
+
+def _train(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any]:
+    data = str(place.resolve() / needed["harvest"]["run"])
+    path, finished = train_run(_options(TrainOptions, form, {**unit.values, "data": data}), place, unit.name)
+    if not finished:
+        raise KeyboardInterrupt
+    return {"run": str(path.relative_to(place.resolve()))}
+
+
+def _evaluate(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any]:
+    options = EvaluateOptions(tasks=tuple(unit.values["tasks"]), ce_tokens=form.ce_tokens, ce_levels=False)
+    # Labelled texts are the same for all seeds: the model reads them once.
+    wanted = {"probing_cache": str(place / "labelled")} | form.limits
+    known = {key: value for key, value in wanted.items() if key in EvaluateOptions.__dataclass_fields__}
+    trained = [place.resolve() / needed[need]["run"] for need in unit.needs]
+    path, found = evaluate_run(trained, replace(options, **known), place, unit.name)
+    if all(one.outcome is None for one in found.measured):
+        raise ValueError(f"{unit.name}: {found.missing()[0]}")
+    scores: dict[str, dict[str, Any]] = {}
+    for sae, config in found.configs.items():
+        mine = scores.setdefault(family(config), {})
+        for one in found.measured:
+            mine |= one.outcome.scores.get(sae, {}) if one.outcome else {}
+        if _has(mine, "ce_spliced", "ce_clean"):
+            mine["ce_cost"] = mine["ce_spliced"] - mine["ce_clean"]
+    return {"run": str(path.relative_to(place.resolve())), "scores": scores, "missing": found.missing()}
+
+
+def _has(scores: Mapping[str, Any], *keys: str) -> bool:
+    return all(scores.get(key) is not None for key in keys)
+
+
+WORK = {"toy": _toy, "harvest": _harvest, "train": _train, "evaluate": _evaluate}
+
+
+def _options(cls: type, form: Form, own: dict[str, Any]) -> Any:
+    """The recipe's values, the form's and the unit's own, as far as a command's options have them."""
+    values = recipe(form.recipe) | form.values | own
+    return cls(**{key: value for key, value in values.items() if key in cls.__dataclass_fields__})

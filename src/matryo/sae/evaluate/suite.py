@@ -1,0 +1,132 @@
+"""The evaluations by name, and how several of them run on several groups of autoencoders. Imports no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from matryo.sae.evaluate.outcome import Measured, Outcome
+from matryo.spine.errors import unknown
+
+if TYPE_CHECKING:
+    from matryo.sae.evaluate.subjects import Subjects
+
+Advance = Callable[..., None]
+"""Told how many units of work were done, and numbers to show beside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One evaluation: its name, and where its parts are.
+
+    Attributes:
+        name: what `--tasks` takes.
+        line: what it measures, in one line.
+        measure: "module:function" of `(subjects, config, advance) -> Outcome`, imported when it runs.
+        config: "module:Class" of its frozen config, whose fields the command's flags fill by name; the module imports
+            no torch. None for a task without choices, which is then given None.
+        columns: the scores of the main table, in order: name, label, explanation.
+        draw: "module:function" of `(outcomes) -> pairs of SVG and caption`, the report's figures.
+        unit: what `advance` counts.
+    """
+
+    name: str
+    line: str
+    measure: str
+    config: str | None = None
+    columns: tuple[tuple[str, str, str], ...] = ()
+    draw: str | None = None
+    unit: str = "tokens"
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="reconstruction",
+            line="FVU, L0, dead latents, bias, cosine, decoder overlap on held-out tokens",
+            measure="matryo.sae.evaluate.reconstruction:reconstruction_task",
+            draw="matryo.sae.evaluate.figures:draw_reconstruction",
+            columns=(
+                ("fvu", "FVU", "fraction of variance unexplained on held-out tokens, Σ‖x − x̂‖² / Σ‖x − x̄‖²"),
+                ("l0", "L0", "mean active latents per held-out token"),
+                ("dead", "dead", "share of latents active on no held-out token"),
+                ("decoder_cosine", "overlap", "mean over latents of the largest cosine with another decoder row"),
+            ),
+        ),
+        Task(
+            name="downstream",
+            line="cross-entropy and KL of the language model with the reconstruction spliced in",
+            measure="matryo.sae.evaluate.downstream:downstream_task",
+            config="matryo.sae.evaluate.config:DownstreamConfig",
+            draw="matryo.sae.evaluate.figures:draw_downstream",
+            columns=(
+                ("ce_clean", "CE clean", "the model's cross-entropy, nats/token"),
+                ("ce_spliced", "CE spliced", "with the reconstruction in place of the activations"),
+                ("ce_zero", "CE zero", "with the activations set to 0"),
+                ("ce_mean", "CE mean", "with the activations set to their mean"),
+                ("ce_recovered", "recovered", "(CE zero − CE spliced) / (CE zero − CE clean)"),
+            ),
+        ),
+    )
+}
+"""In the order in which they run and are shown."""
+
+QUICK = ("reconstruction", "downstream")
+"""What runs when no task is named."""
+
+
+def named_tasks(names: Iterable[str]) -> list[Task]:
+    """The tasks of these names in the order of TASKS, "all" for all of them.
+
+    Raises:
+        ValueError: there is no such task; the nearest is offered.
+    """
+    wanted = set(names)
+    for name in sorted(wanted - TASKS.keys() - {"all"}):
+        raise unknown("task", name, [*TASKS, "all"])
+    return [task for task in TASKS.values() if task.name in wanted or "all" in wanted]
+
+
+def found_at(place: str) -> Any:
+    """The object at "module:name"."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+@dataclass
+class Suite:
+    """Tasks to run on groups of autoencoders; what one refuses is kept, and the others still run."""
+
+    tasks: Sequence[Task]
+    configs: Callable[[type], Any]
+    "Makes a task's config of its class."
+    watch: Callable[[Task, Subjects], Any]
+    "A context manager whose value has `advance`, shown while a task runs."
+    measured: list[Measured] = field(default_factory=list)
+
+    def run(self, groups: Iterable[Subjects]) -> Iterator[Measured]:
+        """Every task on every group, one by one as they are done."""
+        for subjects in groups:
+            for task in self.tasks:
+                one = self._measure(task, subjects)
+                self.measured.append(one)
+                yield one
+
+    def _measure(self, task: Task, subjects: Subjects) -> Measured:
+        began, outcome, failure = time.monotonic(), None, None
+        try:
+            config = self.configs(found_at(task.config)) if task.config else None
+            with self.watch(task, subjects) as shown:
+                outcome: Outcome | None = found_at(task.measure)(subjects, config, shown.advance)
+        except (ValueError, OSError) as error:
+            failure = " ".join(str(error).split())
+        except ModuleNotFoundError as error:
+            if (error.name or "matryo").partition(".")[0] == "matryo":
+                raise
+            failure = f"the package {error.name!r} is not installed: pip install 'matryo[all]'"
+        seconds = time.monotonic() - began
+        return Measured(task.name, tuple(subjects.saes), outcome, failure, seconds)
