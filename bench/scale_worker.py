@@ -116,7 +116,9 @@ def run(s: Setting, processes: Processes) -> dict[str, object]:
     s = replace(s, touched=statistics.mean(touched[WARM:]))
     table = torch.stack(rates[WARM:])
     if processes.size > 1:
-        table = torch.stack(processes.gather(table)).mean(0)
+        # A step has sums that wait for the slowest process, at each moment another one.
+        slowest = torch.stack(processes.gather(table))
+        table = torch.cat([slowest[..., :-1].amin(0), slowest[..., -1:].amax(0)], 1)
     told = [Rates(*row) for row in table.tolist()]
     return {
         "setting": asdict(s),
