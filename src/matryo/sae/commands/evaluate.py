@@ -96,7 +96,7 @@ def _measure(path: Path, outputs: dict[str, Any], options: EvaluateOptions) -> M
 
         tokens = torch.as_tensor(spread_rows(rows, options.ce_tokens)).long()
         with progress(f"cross-entropy of {path.name}", tokens.numel(), "tokens") as bar:
-            downstream = measure_downstream(lm, tokens, outputs["site"], saes, _mean(outputs), bar.advance)
+            downstream = measure_downstream(lm, tokens, outputs["site"], saes, site_mean(outputs), bar.advance)
     return Measured(path.name, reconstruction, downstream)
 
 
@@ -137,7 +137,8 @@ def _heldout(outputs: dict[str, Any], lm: "LM | None", rows: Any) -> "Iterable[T
     return (without_outliers(found[outputs["site"]].float()) for _, found in chunks(lm, rows, [outputs["site"]]))
 
 
-def _mean(outputs: dict[str, Any]) -> "Tensor | None":
+def site_mean(outputs: dict[str, Any]) -> "Tensor | None":
+    """The site's mean activation, where a store knows it."""
     import torch
 
     from matryo.sae.store import ActivationStore, open_activations

@@ -8,6 +8,8 @@ COMMANDS = {
     "convert": "Read an SAE of another library, or write one for it.",
     "adopt": "Make a run of pretrained SAEs, with the model and text to measure them on.",
     "evaluate": "Measure trained autoencoders on held-out activations and in the model.",
+    "stitch": "Sort a larger SAE's latents into novel and known beside a smaller one's, and walk from one to the other.",
+    "family": "The same along a whole ladder of sizes, with controls.",
     "demo": "Do the whole job at once: harvest, train, evaluate, and an HTML report.",
     "recipes": "List the named configs, or show one.",
 }
