@@ -94,6 +94,10 @@ def family_run(
     found = [read_saes(source) for source in sources]
     if options.prefixes:
         found = [[part for one in saes for part in _prefixes(one)] for saes in found]
+        if not any(found):
+            raise ValueError(
+                f"no SAE of {' '.join(sources)} has levels; expected Matryoshka SAEs: leave --prefixes out"
+            )
     work = prepare_work([one for saes in found for one in saes], options)
     single = all(len(saes) == 1 for saes in found) and not options.prefixes
     chains = [_by_size(work.named)] if single else ladders(work.named)

@@ -13,6 +13,7 @@ from matryo.sae.commands.stitching import (
     Work,
     compare_all,
     prepare_work,
+    published,
     save_stitched,
     say_pair,
     seal,
@@ -88,6 +89,10 @@ def stitch_run(
     # Whatever can be refused without a run folder is refused before there is one.
     work = prepare_work([one_sae(small), one_sae(large)], options)
     ((pair, one),) = compare_all(work, [tuple(work.named)]).items()  # pyright: ignore[reportArgumentType]
+    steps = len(published(work, one))
+    for step in save_step:
+        if not 0 <= step <= steps:
+            raise ValueError(f"step is {step}; expected 0 to {steps}, the steps of the path")
     config = {"small": small, "large": large, "save_step": list(save_step), **to_dict(options)}
     with (
         RunFolder.reopen(resume, config)

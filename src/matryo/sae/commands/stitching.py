@@ -24,7 +24,7 @@ from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
 
 if TYPE_CHECKING:
-    from matryo.sae.compare import Compared, Trace
+    from matryo.sae.compare import Compared, Trace, Unit
     from matryo.sae.compare import Path as Way
     from matryo.sae.nn import JumpReLU
 
@@ -108,7 +108,7 @@ def walk_paths(work: Work, compared: "dict[Pair, Compared]", run: RunFolder) -> 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from matryo.sae.compare import path_of, published_units, steps_table, trace_path, write_table
+    from matryo.sae.compare import path_of, steps_table, trace_path, write_table
     from matryo.sae.compare.config import Order
 
     kept = run.path / "kept"
@@ -117,8 +117,7 @@ def walk_paths(work: Work, compared: "dict[Pair, Compared]", run: RunFolder) -> 
     for number, (pair, one) in enumerate(compared.items()):
         small, large = work.saes[pair[0]], work.saes[pair[1]]
         n_small, n_large = small.config.n_latents, large.config.n_latents
-        delta, bias = one.insertion.delta_mse.numpy(), work.options.b_dec
-        units = published_units(one.novel, delta, one.edges, n_small, bias)
+        units = published(work, one)
         paths[pair] = path_of(units, n_small, n_large)
         orders: tuple[Order, ...] = work.options.order
         for order in orders:
@@ -130,6 +129,14 @@ def walk_paths(work: Work, compared: "dict[Pair, Compared]", run: RunFolder) -> 
                 write_table(steps_table(pair, order, path, trace, model.losses(pair, path, trace)), file)
             tables.append(pq.read_table(file))
     return paths, pa.concat_tables(tables)
+
+
+def published(work: Work, one: "Compared") -> "list[Unit]":
+    """The steps from a pair's smaller SAE to its larger in the paper's order."""
+    from matryo.sae.compare import published_units
+
+    delta, n_small = one.insertion.delta_mse.numpy(), len(one.back.latent)
+    return published_units(one.novel, delta, one.edges, n_small, work.options.b_dec)
 
 
 def _greedy(work: Work, pair: Pair, units: Any) -> Any:
