@@ -110,6 +110,12 @@ def test_family_finds_ladders_controls_and_merges(folder, monkeypatch, capsys, t
     made = tmp_path / "latest"
     scores = json.loads((made / "scores.json").read_text())
     assert scores["ladders"] == [[f"batch_topk-{n}-k3-s{seed}" for n in SIZES] for seed in (0, 1)]
+    for row in scores["by_sizes"]:
+        group = [one["novel_share"] for one in scores["pairs"] if one["n_large"] == row["n_large"]]
+        assert [row["pairs"], row["novel_share"]] == [2, pytest.approx(sum(group) / 2)]
+        assert [row["novel_share_least"], row["novel_share_largest"]] == [min(group), max(group)]
+    falls = [one["mse_large"] < one["mse_small"] for one in scores["pairs"]]
+    assert scores["mse_falls_from_size_to_size"] == all(falls)
     assert len(scores["pairs"]) == 4 and len(scores["controls"]) == 3
     assert all(one["n_small"] == one["n_large"] for one in scores["controls"])
     for number in (0, 1):

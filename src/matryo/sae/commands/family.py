@@ -88,7 +88,7 @@ def family_run(
     ended: dict[str, Any] | None = None,
 ) -> Path:
     """Stitch ladders into a new run folder, or an unfinished one, and return it."""
-    from matryo.sae.compare import phase_scores, write_table
+    from matryo.sae.compare import by_sizes, phase_scores, write_table
 
     # Whatever can be refused without a run folder is refused before there is one.
     found = [read_saes(source) for source in sources]
@@ -118,7 +118,13 @@ def family_run(
         write_found(work, run, compared, paths, more)
         scores = {pair: one.scores() | more.get(pair, {}) for pair, one in compared.items()}
         saes, merged = _merge(work, run.path, chains) if options.merged else ({}, {})
-        told = {"pairs": [scores[link] for link in links], "controls": [scores[pair] for pair in controls]}
+        told: dict[str, Any] = {
+            "by_sizes": by_sizes(scores[link] for link in links),
+            "controls_by_sizes": by_sizes(scores[pair] for pair in controls),
+            "mse_falls_from_size_to_size": all(scores[link]["mse_large"] < scores[link]["mse_small"] for link in links),
+            "pairs": [scores[link] for link in links],
+            "controls": [scores[pair] for pair in controls],
+        }
         write_scores(run, told | {"merged": merged, "ladders": chains, "config": to_dict(options)})
         _page(work, run.path, compared, steps, scores, chains, links, controls, merged)
         seal(work, run, saes)

@@ -3,7 +3,7 @@ from .greedy import greedy_units
 from .insertion import Insertion, measure_insertions
 from .match import Edges, Nearest, assign_rows, match_rows, similar_pairs
 from .page import write_page
-from .pairs import STATUSES, Compared, compare_pairs, merge_novel
+from .pairs import STATUSES, Compared, by_sizes, compare_pairs, merge_novel
 from .path import Path, Trace, Unit, measured_steps, path_of, published_units, trace_path
 from .roc import Roc, agreement, roc_of
 from .stitch import as_jumprelu, join, same_latents
@@ -24,6 +24,7 @@ __all__ = [
     "agreement",
     "as_jumprelu",
     "assign_rows",
+    "by_sizes",
     "compare_pairs",
     "edges_table",
     "greedy_units",

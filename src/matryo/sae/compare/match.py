@@ -37,7 +37,7 @@ class Edges:
 
 @torch.no_grad()
 def match_rows(
-    large: Float[Tensor, "n_large d"], small: Float[Tensor, "n_small d"], block: int = BLOCK
+    large: Float[Tensor, "n_large d"], small: Float[Tensor, "n_small _"], block: int = BLOCK
 ) -> tuple[Nearest, Nearest]:
     """Find the nearest row of every row, both ways, from one product.
 
@@ -55,7 +55,7 @@ def match_rows(
 
 @torch.no_grad()
 def similar_pairs(
-    large: Float[Tensor, "n_large d"], small: Float[Tensor, "n_small d"], above: float, block: int = BLOCK
+    large: Float[Tensor, "n_large d"], small: Float[Tensor, "n_small _"], above: float, block: int = BLOCK
 ) -> Edges:
     """All pairs with a cosine above a threshold.
 
@@ -76,7 +76,7 @@ def similar_pairs(
 
 
 @torch.no_grad()
-def assign_rows(large: Float[Tensor, "n_large d"], small: Float[Tensor, "n_small d"]) -> Edges:
+def assign_rows(large: Float[Tensor, "n_large d"], small: Float[Tensor, "n_small _"]) -> Edges:
     """The one-to-one matching with the largest sum of cosines (Hungarian method), min(n_large, n_small) pairs.
 
     Raises:

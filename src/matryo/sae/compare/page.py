@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from matryo.sae.compare.config import PAPER_THRESHOLD
-from matryo.sae.compare.pairs import STATUSES, Compared
+from matryo.sae.compare.pairs import STATUSES, Compared, by_sizes
 from matryo.spine import figures, report
 
 MOST_POINTS = 600
@@ -58,6 +58,9 @@ def write_page(
     """
     page = report.Report(title, subtitle)
     page.section("Pairs", report.table(HEADERS, [_row(scores[_pair(one)]) for one in compared]), *notes)
+    if len(chains) > 1:
+        sizes = [by_sizes(scores[_pair(one)] for one in group) for group in (compared, controls)]
+        page.section("By size, over seeds", *(_over_seeds(rows) for rows in sizes if rows), SEEDS)
     if controls:
         rows = [_row(scores[_pair(one)]) for one in controls]
         page.section("Control: one size, different seeds", report.table(HEADERS, rows), CONTROL)
@@ -69,6 +72,10 @@ def write_page(
     page.write(file)
 
 
+SEEDS = (
+    "Mean over the pairs of the same two sizes, the least and the largest. Of GPT-2's SAEs the authors say that at a "
+    "doubling a third of the larger's latents are novel."
+)
 CONTROL = (
     "Both SAEs of such a pair were trained alike on the same batches from other initial weights: what is novel here "
     "is not "
@@ -108,6 +115,41 @@ def _row(score: Mapping[str, Any]) -> list[Any]:
         f"{score['l0_small']:.1f} → {score['l0_large']:.1f}",
         None if change is None else f"{100 * change:+.1f} %",
     ]
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table over pairs of the same sizes."""
+
+    def cell(row: Mapping[str, Any], key: str, factor: float = 1.0) -> str | None:
+        if key not in row:
+            return None
+        mean, least, most = (factor * row[name] for name in (key, f"{key}_least", f"{key}_largest"))
+        return f"{mean:.3g} ({least:.3g} to {most:.3g})"
+
+    heads = (
+        "latents",
+        "pairs",
+        "novel %",
+        "of active %",
+        f"cos ≤ {PAPER_THRESHOLD} %",
+        "AUC",
+        "ROC τ",
+        "FVU of the larger",
+    )
+    cells = [
+        [
+            f"{row['n_small']:,} → {row['n_large']:,}",
+            row["pairs"],
+            cell(row, "novel_share", 100),
+            cell(row, "novel_share_of_active", 100),
+            cell(row, "novel_share_by_paper_threshold", 100),
+            cell(row, "roc_auc"),
+            cell(row, "roc_threshold"),
+            cell(row, "fvu_large"),
+        ]
+        for row in rows
+    ]
+    return report.table(heads, cells)
 
 
 def _scatter(one: Compared) -> str:

@@ -167,3 +167,31 @@ def merge_novel(
         everything = torch.ones(merged.config.n_latents, dtype=torch.bool)
         merged = join([(merged, everything), (sae, novel)], merged.b_dec.detach().clone())
     return merged, given
+
+
+def by_sizes(scores: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What pairs of the same two sizes have in common, over their seeds: mean, least and largest of some scores."""
+    groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for one in scores:
+        groups.setdefault((one["n_small"], one["n_large"]), []).append(one)
+    found = []
+    for (n_small, n_large), group in sorted(groups.items()):
+        row: dict[str, Any] = {"n_small": n_small, "n_large": n_large, "pairs": len(group)}
+        for key in OVER_SEEDS:
+            values = [one[key] for one in group if one.get(key) is not None]
+            if values:
+                row |= {key: sum(values) / len(values), f"{key}_least": min(values), f"{key}_largest": max(values)}
+        found.append(row)
+    return found
+
+
+OVER_SEEDS = (
+    "novel_share",
+    "novel_share_of_active",
+    "novel_share_by_paper_threshold",
+    "roc_auc",
+    "roc_threshold",
+    "fvu_small",
+    "fvu_large",
+    "insertion_mse_change",
+)
