@@ -73,6 +73,11 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
         "BatchTopK and Matryoshka side by side on the same batches; the demo.",
         _SMOLLM2 | {"kind": ("batch_topk",), "levels": ("none", "nested")},
     ),
+    "family": (
+        "Four sizes of BatchTopK on SmolLM2-135M, 768 to 6,144 latents, two seeds, in one pass; for matryo sae family.",
+        _SMOLLM2
+        | {"kind": ("batch_topk",), "levels": ("none",), "n_latents": (768, 1536, 3072, 6144), "sae_seed": (0, 1)},
+    ),
     "tiny": (
         "BatchTopK and Matryoshka on the 4-layer model that comes with the package, for tests and quick tours.",
         _TINY | {"kind": ("batch_topk",), "levels": ("none", "nested")},

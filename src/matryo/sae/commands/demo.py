@@ -11,7 +11,7 @@ from matryo.sae.commands.harvest import harvest_run
 from matryo.sae.commands.options import EvaluateOptions, HarvestOptions, TrainOptions
 from matryo.sae.commands.train import train_run
 from matryo.sae.evaluate.evaluation import Evaluation
-from matryo.sae.evaluate.subjects import located
+from matryo.sae.evaluate.runs import located
 from matryo.sae.recipes import recipe
 from matryo.spine import figures, report
 from matryo.spine.progress import progress, say

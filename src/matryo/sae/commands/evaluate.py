@@ -11,7 +11,8 @@ from cyclopts import Parameter
 
 from matryo.sae.commands.options import EvaluateOptions, part
 from matryo.sae.evaluate.evaluation import Evaluation, aligned
-from matryo.sae.evaluate.subjects import located, open_subjects, training_runs
+from matryo.sae.evaluate.runs import located, training_runs
+from matryo.sae.evaluate.subjects import open_subjects
 from matryo.sae.evaluate.suite import QUICK, Suite, Task, named_tasks
 from matryo.spine.config import to_dict
 from matryo.spine.progress import progress, say

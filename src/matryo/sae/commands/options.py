@@ -139,15 +139,21 @@ class TrainOptions(TextOptions, TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(DownstreamConfig, AbsorptionConfig, ExplainConfig):
-    """What to measure, and how much."""
+class ModelOptions:
+    """Where and how the language model runs."""
 
-    tasks: tuple[str, ...] = ()
-    "Evaluation, repeatable: reconstruction, downstream, absorption, explanations, or all; the first two when not given."
     device: str = "cpu"
     "Where models run."
     lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     "Number format of the language model."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ModelOptions, DownstreamConfig, AbsorptionConfig, ExplainConfig):
+    """What to measure, and how much."""
+
+    tasks: tuple[str, ...] = ()
+    "Evaluation, repeatable: reconstruction, downstream, absorption, explanations, or all; the first two when not given."
 
     def __post_init__(self) -> None:
         """Check the values of every task."""

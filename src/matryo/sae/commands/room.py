@@ -10,6 +10,8 @@ COMMANDS = {
     "evaluate": "Measure trained autoencoders on held-out activations and in the model.",
     "claims": "Measure the papers' claims, in units that can be interrupted.",
     "toy": "Recover planted features that form a tree, vanilla against Matryoshka.",
+    "stitch": "Sort a larger SAE's latents into novel and known beside a smaller one's, and walk from one to the other.",
+    "family": "The same along a whole ladder of sizes, with controls.",
     "demo": "Do the whole job at once: harvest, train, evaluate, and an HTML report.",
     "recipes": "List the named configs, or show one.",
 }

@@ -98,7 +98,7 @@ def train_run(
         # `runs/latest` will be this run in a moment.
         options = replace(options, data=harvested)
     # Whatever can be refused without a run folder is refused before there is one.
-    stored, stream = (_stored(options), None) if options.data else (None, _Stream(options))
+    stored, stream = (stored_data(options), None) if options.data else (None, _Stream(options))
     grid = options.grid((stored or stream).d_in)  # pyright: ignore[reportOptionalMemberAccess]
     saes = parallel.build({cfg.name: cfg for cfg in grid}, options.device)
 
@@ -168,7 +168,8 @@ class _Data:
         return {"rows": self.rows, "store": self.store}
 
 
-def _stored(options: TrainOptions) -> _Data:
+def stored_data(options: TrainOptions) -> _Data:
+    """The activations that --data names, shuffled for training."""
     from matryo.sae.lm.load import usable_device
     from matryo.sae.store import ShuffledBatches, in_order, open_activations
 

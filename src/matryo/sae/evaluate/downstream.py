@@ -11,7 +11,8 @@ from torch import Tensor
 
 from matryo.sae.evaluate.config import DownstreamConfig
 from matryo.sae.evaluate.outcome import Outcome, Table
-from matryo.sae.evaluate.subjects import Subjects, spread_rows
+from matryo.sae.evaluate.runs import spread_rows
+from matryo.sae.evaluate.subjects import Subjects
 from matryo.sae.lm import LM, capture, splice
 from matryo.sae.metrics import FvuMeter, MeanMeter, ce_recovered
 from matryo.sae.nn import SAE

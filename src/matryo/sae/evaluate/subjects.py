@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from matryo.spine.run import FinishedRun, read_run
+from matryo.sae.evaluate.runs import located, site_mean, training_runs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,14 +115,7 @@ class Subjects:
     @cached_property
     def mean(self) -> Tensor | None:
         """The site's mean activation on training text, where a store has it."""
-        import torch
-
-        from matryo.sae.store import ActivationStore, open_activations
-
-        if not self.store_source:
-            return None
-        store = open_activations(self.store_source)
-        return torch.tensor(store.manifest["mean"]) if isinstance(store, ActivationStore) else None
+        return site_mean(self.store_source)
 
     def _told(self) -> dict[str, Any]:
         """What the store says its activations are of."""
@@ -180,31 +172,6 @@ def open_subjects(
             groups[key].saes[shown] = SAE.load(run.path / folder).to(device).eval()
             groups[key].runs[shown] = run.path.name
     return list(groups.values())
-
-
-def training_runs(path: Path) -> list[FinishedRun]:
-    """The training run at a path, or those that the run there was made from, such as an evaluation's."""
-    run = read_run(path)
-    if "saes" in run.outputs:
-        return [run]
-    found = [made for parent in run.parents for made in training_runs(Path(parent))]
-    if not found:
-        raise ValueError(f"{run.path} is a run of `{run.command}`; expected one of `sae train`, or made from one")
-    return found
-
-
-def located(run: Path, outputs: dict[str, Any]) -> dict[str, Any]:
-    """A training run's outputs with the places of its rows and store, which are told relative to it, made whole."""
-    told = {key: outputs.get(key) for key in ("rows", "store")}
-    return outputs | {key: place and os.path.normpath(run.resolve() / place) for key, place in told.items()}
-
-
-def spread_rows(rows: TokenRows, tokens: int) -> Any:
-    """About `tokens` tokens as whole rows, evenly spread over the split."""
-    import numpy as np
-
-    count = min(len(rows.tokens), max(1, round(tokens / rows.tokens.shape[1])))
-    return rows.tokens[np.linspace(0, len(rows.tokens) - 1, count).round().astype(int)]
 
 
 def names_of(subjects: Sequence[Subjects]) -> list[str]:

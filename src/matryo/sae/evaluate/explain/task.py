@@ -61,7 +61,7 @@ def explanations_task(
     Raises:
         ValueError: no model or no held-out rows, or rows shorter than a window.
     """
-    from matryo.sae.evaluate.subjects import spread_rows
+    from matryo.sae.evaluate.runs import spread_rows
 
     lm, rows = subjects.lm, subjects.rows
     if config.explain_tokens:
