@@ -174,7 +174,7 @@ class _Model:
         tokens = torch.as_tensor(spread_rows(self._rows, options.ce_tokens)).long()
         with progress(f"cross-entropy at {len(saes)} steps", tokens.numel(), "tokens") as bar:
             found = measure_downstream(
-                self._lm, tokens, outputs["site"], saes, site_mean(outputs.get("store")), bar.advance
+                self._lm, tokens, outputs["site"], saes, site_mean(outputs.get("store")), advance=bar.advance
             )
         return {int(step): (found.ce_spliced[step], found.recovered[step]) for step in saes}
 
