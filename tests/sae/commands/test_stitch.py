@@ -149,6 +149,7 @@ def test_an_interrupted_run_goes_on_with_what_is_left(folder, monkeypatch, capsy
     assert code == 130 and "go on with: matryo sae family --resume" in said.out
     made = (tmp_path / "cut" / "latest").resolve()
     assert len(list((made / "kept").glob("*.parquet"))) == 5
+    assert len(pq.read_table(made / "pairs.parquet")) == 7, "what was known is kept"
     calls.clear()
     monkeypatch.setattr(stitching, "_greedy", lambda *args: calls.append(args) or greedy(*args))
     code, said = run(f"sae family --resume {made}", folder, monkeypatch, capsys)

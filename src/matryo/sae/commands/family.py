@@ -112,6 +112,7 @@ def family_run(
     ) as run:
         if ended is not None:
             ended["run"] = run.path
+        write_found(work, run, compared, {}, {})  # so that nothing is lost that is known by now
         paths, steps = walk_paths(work, {link: compared[link] for link in links}, run)
         write_table(steps, run.path / "steps.parquet")
         more = phase_scores(steps)

@@ -101,6 +101,7 @@ def stitch_run(
     ) as run:
         if ended is not None:
             ended["run"] = run.path
+        write_found(work, run, {pair: one}, {}, {})  # so that nothing is lost that is known by now
         paths, steps = walk_paths(work, {pair: one}, run)
         write_table(steps, run.path / "steps.parquet")
         more = phase_scores(steps)
