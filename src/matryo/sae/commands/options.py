@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from matryo.sae.evaluate.config import DownstreamConfig
+from matryo.sae.evaluate.probing_config import ProbingConfig, ScrConfig, TppConfig
 from matryo.sae.nn.config import Kind, SAEConfig
 from matryo.sae.store.config import StoreConfig
 from matryo.sae.train.config import TrainConfig
@@ -137,7 +138,7 @@ class TrainOptions(TextOptions, TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(DownstreamConfig):
+class EvaluateOptions(DownstreamConfig, ProbingConfig, TppConfig, ScrConfig):
     """What to measure, and how much."""
 
     tasks: tuple[str, ...] = ()
@@ -150,6 +151,9 @@ class EvaluateOptions(DownstreamConfig):
     def __post_init__(self) -> None:
         """Check the values of every task."""
         DownstreamConfig.__post_init__(self)
+        ProbingConfig.__post_init__(self)
+        TppConfig.__post_init__(self)
+        ScrConfig.__post_init__(self)
 
 
 def parse_levels(text: str) -> Any:
