@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from matryo.sae.evaluate.absorption.config import AbsorptionConfig
 from matryo.sae.evaluate.config import DownstreamConfig
 from matryo.sae.evaluate.explain.config import ExplainConfig
+from matryo.sae.evaluate.probing_config import ProbingConfig, ScrConfig, TppConfig
 from matryo.sae.nn.config import Kind, SAEConfig
 from matryo.sae.store.config import StoreConfig
 from matryo.sae.train.config import TrainConfig
@@ -149,17 +150,23 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ModelOptions, DownstreamConfig, AbsorptionConfig, ExplainConfig):
+class EvaluateOptions(
+    ModelOptions, DownstreamConfig, AbsorptionConfig, ExplainConfig, ProbingConfig, TppConfig, ScrConfig
+):
     """What to measure, and how much."""
 
     tasks: tuple[str, ...] = ()
-    "Evaluation, repeatable: reconstruction, downstream, absorption, explanations, or all; the first two when not given."
+    """Evaluation, repeatable: reconstruction, downstream, absorption, explanations, probing, tpp, scr, or all; the first
+    two when not given."""
 
     def __post_init__(self) -> None:
         """Check the values of every task."""
         DownstreamConfig.__post_init__(self)
         AbsorptionConfig.__post_init__(self)
         ExplainConfig.__post_init__(self)
+        ProbingConfig.__post_init__(self)
+        TppConfig.__post_init__(self)
+        ScrConfig.__post_init__(self)
 
 
 def parse_levels(text: str) -> Any:

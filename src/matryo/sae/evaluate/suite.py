@@ -102,6 +102,33 @@ TASKS: dict[str, Task] = {
                 ),
             ),
         ),
+        Task(
+            name="probing",
+            line="sparse probing: how well classes of texts can be told from k latents",
+            measure="matryo.sae.evaluate.probing:probing_task",
+            config="matryo.sae.evaluate.probing_config:ProbingConfig",
+            draw="matryo.sae.evaluate.probing_figures:draw_probing",
+            columns=(
+                ("top1_accuracy", "probe 1", "test accuracy of a probe on 1 latent, mean over tasks"),
+                ("top5_accuracy", "probe 5", "test accuracy of a probe on 5 latents, mean over tasks"),
+            ),
+        ),
+        Task(
+            name="tpp",
+            line="targeted probe perturbation: ablating a class's latents hurts its probe and no other",
+            measure="matryo.sae.evaluate.erasure_tasks:tpp_task",
+            config="matryo.sae.evaluate.probing_config:TppConfig",
+            draw="matryo.sae.evaluate.probing_figures:draw_tpp",
+            columns=(("tpp_20", "TPP 20", "targeted probe perturbation, 20 latents ablated, mean over tasks"),),
+        ),
+        Task(
+            name="scr",
+            line="spurious correlation removal: ablating an attribute's latents cures a biased probe",
+            measure="matryo.sae.evaluate.erasure_tasks:scr_task",
+            config="matryo.sae.evaluate.probing_config:ScrConfig",
+            draw="matryo.sae.evaluate.probing_figures:draw_scr",
+            columns=(("scr_20", "SCR 20", "spurious correlation removal, 20 latents ablated, mean over pairs"),),
+        ),
     )
 }
 """In the order in which they run and are shown."""

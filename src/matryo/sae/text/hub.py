@@ -25,6 +25,8 @@ class HubSource:
     config: str | None = None
     split: str = "train"
     field: str = "text"
+    files: str | None = None
+    """Parquet files of the repository to read, such as data/train-*.parquet, where it has a script of its own."""
 
     @property
     def spec(self) -> str:
@@ -65,9 +67,28 @@ class HubSource:
         commit, _ = self._info
         name = str(Path(self.name).expanduser()) if self.is_local else self.name
         try:
+            if self.files and not self.is_local:
+                files = f"hf://datasets/{name}@{commit}/{self.files}"
+                return datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
             return datasets.load_dataset(name, self.config, split=self.split, streaming=True, revision=commit)
         except Exception as error:
             raise self._cannot_open(error) from error
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every row, whatever its fields.
+
+        Raises:
+            OSError: The data set, configuration or split does not exist, or the network fails.
+        """
+        rows = iter(self._stream())
+        while True:
+            try:
+                row = next(rows, None)
+            except Exception as error:
+                raise self._cannot_open(error) from error
+            if row is None:
+                return
+            yield row
 
     def documents(self) -> Iterator[Document]:
         """The rows' texts that are not blank.
@@ -76,16 +97,8 @@ class HubSource:
             OSError: The data set, configuration or split does not exist, or the network fails.
             ValueError: The rows have no such field, or no text in it.
         """
-        rows = iter(self._stream())
-        index, empty = -1, True
-        while True:
-            try:
-                row = next(rows, None)
-            except Exception as error:
-                raise self._cannot_open(error) from error
-            if row is None:
-                break
-            index += 1
+        empty = True
+        for index, row in enumerate(self.rows()):
             if self.field not in row:
                 raise unknown("field", self.field, row, f"of data set {self.name!r}; name the field: hf:NAME#FIELD")
             text = row[self.field]

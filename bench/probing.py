@@ -1,0 +1,120 @@
+"""Sparse probing, all probes fitted together, beside scikit-learn fitting the same probes one by one on dense latents.
+
+    python -m bench.probing --run RUN [--cache FOLDER] [--rounds 3]
+
+Both are given the same mean activations of the same texts; the model and the autoencoder are run before and not timed.
+Each round times both, ours first. scikit-learn's side takes the difference of means on dense latents and fits
+`LogisticRegression(C=1, max_iter=1000)`, once for every class, seed and k on latents and on channels, and once on the
+whole residual stream. Prints a table and one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matryo.sae.evaluate import Subjects, open_subjects
+from matryo.sae.evaluate.labelled import open_material
+from matryo.sae.evaluate.probing import Channels, Drawn, draw_problems, probe_all, probe_top_k
+from matryo.sae.evaluate.probing_config import ProbingConfig
+from matryo.sae.evaluate.tasks import Task
+from matryo.sae.evaluate.text_activations import PooledLatents
+
+
+def together(latents: PooledLatents, residual: Tensor, drawn: Sequence[Drawn], ks: Sequence[int]) -> np.ndarray:
+    """Ours: accuracies (problems, latents' ks + channels' ks + 1)."""
+    problems = [one.problem for one in drawn]
+    of_latents, _ = probe_top_k(latents, problems, len(residual), ks)
+    of_channels, _ = probe_top_k(Channels(residual), problems, len(residual), ks)
+    whole = torch.empty(len(drawn), 1)
+    for name in dict.fromkeys(one.task for one in drawn):
+        mine = [at for at, one in enumerate(drawn) if one.task == name]
+        whole[mine, 0] = probe_all(residual, [problems[at] for at in mine])
+    return torch.cat([of_latents, of_channels, whole], 1).numpy()
+
+
+def one_by_one(dense: np.ndarray, residual: np.ndarray, drawn: Sequence[Drawn], ks: Sequence[int]) -> np.ndarray:
+    """scikit-learn: the same accuracies."""
+    from sklearn.linear_model import LogisticRegression
+
+    def fit(train: np.ndarray, test: np.ndarray, one: Drawn) -> float:
+        found = LogisticRegression(C=1.0, max_iter=1000).fit(train, one.problem.is_train)
+        return float((found.predict(test) == one.problem.is_test).mean())
+
+    rows = []
+    for one in drawn:
+        row = []
+        for values in (dense, residual):
+            train, test = values[one.problem.train], values[one.problem.test]
+            difference = np.abs(train[one.problem.is_train].mean(0) - train[~one.problem.is_train].mean(0))
+            order = np.argsort(-difference)
+            row += [fit(train[:, order[:k]], test[:, order[:k]], one) for k in ks]
+        rows.append([*row, fit(residual[one.problem.train], residual[one.problem.test], one)])
+    return np.array(rows)
+
+
+def measure(subjects: Subjects, config: ProbingConfig, rounds: int) -> dict[str, Any]:
+    """Time both on the first autoencoder of a run."""
+    material = open_material(subjects, config, Task, lambda n: None)
+    drawn = draw_problems(material, config, missing := dict(material.missing))
+    name, sae = next(iter(subjects.saes.items()))
+    residual, latents = material.bank.residual(), material.bank.latents(sae, lambda n: None)
+    dense = latents.columns(torch.arange(latents.n_latents)).contiguous().numpy()
+    together(latents, residual, drawn[:2], config.probing_k)  # compiles
+    times: dict[str, list[float]] = {"together": [], "one by one": []}
+    ours = theirs = np.empty(0)
+    for _ in range(rounds):
+        began = time.perf_counter()
+        ours = together(latents, residual, drawn, config.probing_k)
+        times["together"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 1,000 iterations are not always enough for it
+            theirs = one_by_one(dense, residual.numpy(), drawn, config.probing_k)
+        times["one by one"].append(time.perf_counter() - began)
+    median = {name: float(np.median(values)) for name, values in times.items()}
+    ks = config.probing_k
+    columns = [*(f"latents, k = {k}" for k in ks), *(f"channels, k = {k}" for k in ks), "residual stream"]
+    return {
+        "sae": name,
+        "texts": len(residual),
+        "problems": len(drawn),
+        "probes": int(ours.size),
+        "seconds": times,
+        "ratio": median["one by one"] / median["together"],
+        "accuracy": {c: [float(a), float(b)] for c, a, b in zip(columns, ours.mean(0), theirs.mean(0), strict=True)},
+        "largest_difference": float(np.abs(ours - theirs).max()),
+        "missing": missing,
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="a training run on a language model")
+    parser.add_argument("--cache", default="", help="folder that keeps the model's activations")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    found = measure(open_subjects([options.run])[0], ProbingConfig(probing_cache=options.cache), options.rounds)
+    print(f"{found['probes']:,} probes on {found['texts']:,} texts; accuracies: together, one by one")
+    for name, (ours, theirs) in found["accuracy"].items():
+        print(f"  {name:18} {ours:.4f}  {theirs:.4f}  {100 * (ours - theirs):+.2f} points")
+    for name, values in found["seconds"].items():
+        print(f"  {name:18} {' '.join(f'{value:.2f}' for value in values)} s")
+    print(f"  {found['ratio']:.1f} × faster together")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
