@@ -1,0 +1,3 @@
+from . import meta
+
+__all__ = ["meta"]
