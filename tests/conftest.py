@@ -18,4 +18,4 @@ from jaxtyping import install_import_hook
 
 # Not the compiled kernels: numba reads plain functions only.
 KERNELS = [f"matryo.sae.kernels.{name}" for name in ("entries", "fused", "select", "sparse", "tiled", "watch")]
-install_import_hook(["matryo.sae.nn", "matryo.sae.metrics", *KERNELS], "beartype.beartype")
+install_import_hook(["matryo.sae.nn", "matryo.sae.metrics", "matryo.sae.compare.meta", *KERNELS], "beartype.beartype")

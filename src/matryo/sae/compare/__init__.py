@@ -1,4 +1,4 @@
-"""What autoencoders of one site have in common: latents paired, joined, and taken apart."""
+"""Autoencoders of one site compared: which latents match, which are new, and the way from one to another."""
 
 import lazy_loader
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ MOST_PAIRS = 300_000_000
 
 @torch.no_grad()
 def nearest(
-    rows: Float[Tensor, "rows d"], dictionary: Float[Tensor, "n d"]
+    rows: Float[Tensor, "rows d"], dictionary: Float[Tensor, "n width"]
 ) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"]]:
     """For every unit row the largest cosine with a unit row of the dictionary, and whose it is.
 
@@ -144,9 +143,10 @@ class _Neighbours:
         latent, other = self._nearest(count)
         return joined_pairs(latent, other, len(self.directions))
 
-    def count(self, count: int) -> float:
-        """How many they are; infinite where they are too many to name."""
-        return math.inf if pairs_named(self._nearest(count)[1]) > MOST_PAIRS else len(self.edges(count))
+    def count(self, count: int) -> int:
+        """How many they are; as good as all pairs where they are too many to name."""
+        named = pairs_named(self._nearest(count)[1])
+        return named if named > MOST_PAIRS else len(self.edges(count))
 
     def threshold(self, count: int) -> float:
         """The cosine halfway between the last of `count` neighbours and the next."""

@@ -67,7 +67,7 @@ class MetaStudy:
 def study_meta(
     directions: Float[Tensor, "n_latents d"],
     config: MetaConfig,
-    smaller: Mapping[str, Float[Tensor, "_ d"]] | None = None,
+    smaller: Mapping[str, Float[Tensor, "_ _"]] | None = None,
     baselines: bool = True,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> MetaStudy:
