@@ -1,6 +1,6 @@
 """SAEs by run or by folder, and whether they belong together."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,16 @@ class Dictionary:
         return located(self.run.path, self.run.outputs) if self.run else {}
 
 
-def load_dictionaries(paths: Iterable[Path]) -> dict[str, Dictionary]:
+def load_dictionaries(paths: Iterable[Path], known: Mapping[str, Dictionary] | None = None) -> dict[str, Dictionary]:
     """All SAEs of finished runs (or runs made from some) and of SAE folders, each under a name of its own.
+
+    Those that are known already are left out, and have to be of the same site.
 
     Raises:
         ValueError: a path is neither, or the SAEs belong to different sites or widths (both are named).
         OSError: a weight file cannot be read.
     """
-    found: dict[str, Dictionary] = {}
+    found = dict(known or {})
     for path in paths:
         if (path / "cfg.json").is_file():
             _add(found, path.resolve().name, path, None)
@@ -44,15 +46,14 @@ def load_dictionaries(paths: Iterable[Path]) -> dict[str, Dictionary]:
         for run in training_runs(path):
             for name, folder in run.outputs["saes"].items():
                 _add(found, name, run.path / folder, run)
-    check_site(found)
-    return found
+    _check_site(list(found.values()))
+    return {name: one for name, one in found.items() if name not in (known or {})}
 
 
-def check_site(dictionaries: dict[str, Dictionary]) -> None:
+def _check_site(dictionaries: Sequence[Dictionary]) -> None:
     """Refuse SAEs of different sites or widths."""
-    first = next(iter(dictionaries.values()), None)
-    for one in dictionaries.values():
-        assert first is not None
+    for one in dictionaries[1:]:
+        first = dictionaries[0]
         if one.sae.W_dec.shape[1] != first.sae.W_dec.shape[1]:
             widths = one.sae.W_dec.shape[1], first.sae.W_dec.shape[1]
             raise ValueError(

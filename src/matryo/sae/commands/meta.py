@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from matryo.sae.commands.dictionaries import Dictionary, check_site, load_dictionaries
+from matryo.sae.commands.dictionaries import Dictionary, load_dictionaries
 from matryo.sae.commands.evaluate import open_model
 from matryo.sae.commands.options import EvaluateOptions, part
 from matryo.sae.compare.meta.config import MetaConfig
@@ -103,23 +103,18 @@ def meta_run(
     usable_device(options.device)
     given = load_dictionaries(paths)
     wanted = _wanted(given, options)
-    others = {
-        f"{one.name}": one for one in load_dictionaries(options.smaller).values() if one.folder not in _folders(given)
-    }
-    check_site({**{f"given {n}": one for n, one in given.items()}, **{f"other {n}": one for n, one in others.items()}})
-    for one in wanted.values():
-        options.size(len(one.sae.W_dec))  # refused before there is a folder
+    others = load_dictionaries(options.smaller, given)
     parents = list(dict.fromkeys(one.run.path for one in (*given.values(), *others.values()) if one.run))
     config = {"runs": [str(path) for path in paths], **to_dict(options)}
     with RunFolder.create(runs, name, "sae meta", config, parents) as folder:
         views, outputs = [], {}
         for sae_name, one in wanted.items():
             study = _study(one, given, others, options, folder)
-            views.append(_view(sae_name, one, study, options))
             outputs[sae_name] = _write(one, study, folder.path, sae_name)
+            views.append(_view(sae_name, one, study, options))
         gaps, families = _gaps(views, wanted), _families(given, options, folder)
         scores = {"saes": {view.name: to_dict(view.study.scores) for view in views}, "pairs": to_dict(gaps)}
-        scores["families"] = {key: _family_scores(family) for key, family in families.items()}
+        scores["families"] = {key: family.scores() for key, family in families.items()}
         write_text(folder.path / "scores.json", json.dumps(scores, indent=1))
         title = ", ".join(dict.fromkeys(one.site or one.name for one in wanted.values()))
         write_page(folder.path / "report.html", title, views, gaps, families)
@@ -135,11 +130,11 @@ def _wanted(given: Mapping[str, Dictionary], options: MetaOptions) -> dict[str, 
     for name, one in wanted.items():
         if options.latent is not None and not 0 <= options.latent < len(one.sae.W_dec):
             raise ValueError(f"latent is {options.latent}; {name} has 0 to {len(one.sae.W_dec) - 1}")
+        size = options.size(len(one.sae.W_dec))
+        for number in options.add_meta:
+            if not 0 <= number < size:
+                raise ValueError(f"add_meta is {number}; the meta-SAE of {name} has 0 to {size - 1}")
     return wanted
-
-
-def _folders(given: Mapping[str, Dictionary]) -> set[Path]:
-    return {one.folder for one in given.values()}
 
 
 def _study(
@@ -176,21 +171,33 @@ def _on_step(bar: Any, folder: RunFolder, name: str) -> Callable[[int, dict[str,
 def _view(name: str, one: Dictionary, study: "MetaStudy", options: MetaOptions) -> "MetaView":
     """What the page shows of one SAE: with labels and edits in the model where there is one."""
     from matryo.sae.compare.meta_page import MetaView
-    from matryo.sae.compare.meta_view import Shown, choose_shown, effect_rows
+    from matryo.sae.compare.meta_view import choose_shown
 
     evaluate = EvaluateOptions(ce_tokens=options.label_tokens, device=options.device, lm_dtype=options.lm_dtype)
     lm, _ = open_model(one.outputs, evaluate) if one.outputs and options.label_tokens else (None, None)
     if lm is None:
-        shown, labels = choose_shown(study.decomposition, options.latent), {}
-    else:
-        shown, labels = _labelled(one, study, options, lm)
-    effects = []
-    if lm is not None and options.edit_rows and shown.latent in labels and labels[shown.latent].rows:
-        tokens, site = _strongest_rows(one, labels[shown.latent], options.edit_rows), one.outputs["site"]
-        with progress(f"edits of {name} latent {shown.latent}", None, "tokens") as bar:
-            effects = effect_rows(lm, tokens, site, one.sae, study, shown.latent, options.add_meta, bar.advance)
-    assert isinstance(shown, Shown)
+        shown = choose_shown(study.decomposition, options.latent)
+        return MetaView(name, study, shown.latent, shown.most, shown.least)
+    shown, labels = _labelled(one, study, options, lm)
+    effects = _effects(one, study, options, lm, shown.latent, labels[shown.latent])
     return MetaView(name, study, shown.latent, shown.most, shown.least, labels, tuple(effects))
+
+
+def _effects(
+    one: Dictionary, study: "MetaStudy", options: MetaOptions, lm: "LM", latent: int, label: "Label"
+) -> list[tuple[Any, ...]]:
+    """Edits of one latent in the model; none where there is nothing to edit, which is said."""
+    from matryo.sae.compare.meta_view import effect_rows
+
+    if not options.edit_rows or not label.rows:
+        return []
+    tokens, site = _strongest_rows(one, label, options.edit_rows), one.outputs["site"]
+    with progress(f"edits of {one.name} latent {latent}", None, "tokens") as bar:
+        try:
+            return effect_rows(lm, tokens, site, one.sae, study, latent, options.add_meta, bar.advance)
+        except ValueError as error:
+            bar.note(f"left out: {error}")  # the training before it is not lost
+            return []
 
 
 def _labelled(one: Dictionary, study: "MetaStudy", options: MetaOptions, lm: "LM") -> "tuple[Any, dict[int, Label]]":
@@ -278,15 +285,3 @@ def _families(given: Mapping[str, Dictionary], options: MetaOptions, folder: Run
         (folder.path / "tables").mkdir(exist_ok=True)
         tables.write_parquet(tables.split_columns(found[key]), folder.path / "tables" / f"splits-{key}.parquet")
     return found
-
-
-def _family_scores(family: "FamilyStudy") -> dict[str, Any]:
-    return {
-        "variance_explained": family.variance_explained,
-        "n_meta": family.meta.config.n_latents,
-        "saes": {
-            name: {"variance_explained": parts.variance_explained, "l0": float(parts.counts.double().mean())}
-            for name, parts in family.decompositions.items()
-        },
-        "splits": len(family.splits),
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -45,6 +46,18 @@ class FamilyStudy:
     variance_explained: float
     "Over all rows of the family."
     splits: tuple[Split, ...]
+
+    def scores(self) -> dict[str, Any]:
+        """What is said of the family in scores.json."""
+        return {
+            "variance_explained": self.variance_explained,
+            "n_meta": self.meta.config.n_latents,
+            "saes": {
+                name: {"variance_explained": parts.variance_explained, "l0": float(parts.counts.double().mean())}
+                for name, parts in self.decompositions.items()
+            },
+            "splits": len(self.splits),
+        }
 
 
 def study_family(
