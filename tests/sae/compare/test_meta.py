@@ -10,7 +10,7 @@ import torch
 from matryo.sae.compare import meta as M
 from matryo.sae.compare.meta import neighbours
 from matryo.sae.compare.meta.baselines import meta_directions
-from matryo.sae.compare.meta.fit import RowBatches
+from matryo.sae.compare.meta.fit import RowBatches, fresh_meta
 from matryo.sae.compare.meta.neighbours import joined_pairs
 from matryo.sae.compare.meta.splits import find_splits
 from matryo.sae.metrics import fvu
@@ -149,6 +149,16 @@ def test_directions_have_unit_norm_and_rows_without_one_are_left_out(world):
 def test_sizes_that_can_copy_rows_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         M.fit_meta(planted()[0], replace(CONFIG, **changes))
+
+
+def test_a_meta_sae_does_not_start_where_the_sae_of_its_seed_did():
+    for seed in (0, 3):
+        start = build(SAEConfig(kind="relu", d_in=D, n_latents=50, seed=seed)).W_dec.detach()
+        meta = fresh_meta(replace(CONFIG, meta_seed=seed), unit(start))
+        assert float((meta.W_dec.detach() * start[:META]).sum(1).abs().max()) < 0.8
+        assert torch.allclose(meta.W_enc, meta.W_dec.t())
+    other = fresh_meta(replace(CONFIG, meta_seed=1), unit(start))
+    assert not torch.allclose(meta.W_dec, other.W_dec)
 
 
 def test_sizes_are_the_papers_and_saebenchs():

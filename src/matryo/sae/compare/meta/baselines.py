@@ -10,9 +10,9 @@ from torch import Tensor
 
 from matryo.sae.compare.meta.config import MetaConfig
 from matryo.sae.compare.meta.decompose import decompose
-from matryo.sae.compare.meta.fit import RowBatches, with_direction
+from matryo.sae.compare.meta.fit import RowBatches, fresh_meta, with_direction
 from matryo.sae.compare.meta.neighbours import nearest_of_several
-from matryo.sae.nn import SAE, build
+from matryo.sae.nn import SAE
 from matryo.sae.nn.base import unit_scale
 from matryo.sae.train.adam import Adam
 from matryo.spine.seeding import torch_generator
@@ -33,7 +33,7 @@ def refit_encoder(
     size = config.size(len(rows))
     if len(vectors) != size:
         raise ValueError(f"the dictionary has {len(vectors)} rows; expected {size}, as many as the meta-SAE")
-    sae = build(config.sae_config(len(rows), rows.shape[1])).to(rows.device).train()
+    sae = fresh_meta(config, rows).train()
     with torch.no_grad():
         vectors = vectors.to(sae.W_dec)
         sae.W_dec.copy_(vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True))

@@ -62,6 +62,21 @@ class RowBatches:
         return self.rows[index.to(self.rows.device)]
 
 
+def fresh_meta(config: MetaConfig, rows: Float[Tensor, "rows d"]) -> SAE:
+    """An untrained meta-SAE for these rows, on their device.
+
+    Its first weights come from a stream of their own: with the SAE's seed alone meta-latent m would start where the
+    SAE's latent m started, whose decoder row is still near.
+    """
+    sae = build(config.sae_config(len(rows), rows.shape[1]))
+    generator = torch_generator(config.meta_seed, "meta-SAE")
+    with torch.no_grad():
+        vectors = torch.randn(sae.W_dec.shape, generator=generator)
+        sae.W_dec.copy_(vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True))
+        sae.W_enc.copy_(sae.W_dec.t())
+    return sae.to(rows.device)
+
+
 def fit_meta(
     directions: Float[Tensor, "n_latents d"],
     config: MetaConfig | None = None,
@@ -88,7 +103,7 @@ def fit_meta(
     Reference: Leask et al., "Sparse Autoencoders Do Not Find Canonical Units of Analysis" (2025).
     """
     config, rows = config or MetaConfig(), with_direction(directions)
-    sae = build(config.sae_config(len(rows), rows.shape[1])).to(rows.device)
+    sae = fresh_meta(config, rows)
     batches = RowBatches(rows, config.rows_per_step(len(rows)), config.replacement, config.meta_seed)
     train({"meta": sae}, batches, config.train_config(len(rows)), calibration=[rows], on_step=on_step)
     return sae
