@@ -36,10 +36,10 @@ SCORE_HEADERS = (
     ("SAE", "kind, latents, k, levels, seed"),
     ("latents", "decoder rows: the meta-SAE's data"),
     ("meta-latents", "latents of the meta-SAE"),
-    ("variance explained %", "100 · (1 − Σ‖w − ŵ‖² / Σ‖w − w̄‖²) over all unit decoder rows"),
+    ("explained %", "decoder variance: 100 · (1 − Σ‖w − ŵ‖² / Σ‖w − w̄‖²) over all unit decoder rows"),
     ("L0", "mean active meta-latents per latent"),
     ("dead %", "meta-latents that no latent has"),
-    ("at most one %", "latents with no or one meta-latent"),
+    ("≤ 1 %", "latents with no or one meta-latent"),
     ("random %", "variance explained by as many random directions, encoder refitted"),
     ("smaller %", "by the nearest latents of the smaller SAEs, encoder refitted"),
 )
