@@ -18,5 +18,6 @@ from jaxtyping import install_import_hook
 
 # Not the compiled kernels: numba reads plain functions only.
 KERNELS = [f"matryo.sae.kernels.{name}" for name in ("entries", "fused", "select", "sparse", "tiled", "watch")]
-COMPARE = [f"matryo.sae.compare.{name}" for name in ("greedy", "insertion", "match", "pairs", "path", "roc", "stitch")]
+COMPARE = ["matryo.sae.compare.meta"]
+COMPARE += [f"matryo.sae.compare.{name}" for name in ("greedy", "insertion", "match", "pairs", "path", "roc", "stitch")]
 install_import_hook(["matryo.sae.nn", "matryo.sae.metrics", *KERNELS, *COMPARE], "beartype.beartype")

@@ -60,6 +60,17 @@ _GEMMA = {
     "dead_after": 10_000_000,
 }
 
+_META_SAEBENCH = {
+    # SAEBench 0.6, meta_structure.
+    "fraction": 0.25,
+    "k": 4,
+    "steps": 1500,
+    "lr": 5e-4,
+    "batch": 1024,
+    "replacement": True,
+    "aux_weight": 1 / 32,
+}
+
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm2": (
         "BatchTopK on SmolLM2-135M, layer 10, from installed Python documentation; what the demo trains.",
@@ -93,6 +104,10 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma-2-2b-matryoshka": (
         "The Matryoshka paper's Gemma setting: layer 12, 65,536 latents, five levels, k = 40 (needs the hub, a GPU).",
         _GEMMA | {"kind": ("batch_topk",), "levels": ("2048,6144,14336,30720,65536",)},
+    ),
+    "meta-saebench": (
+        "For `meta`: SAEBench's meta-SAE, a quarter as many meta-latents, 1,500 batches of 1,024 decoder rows.",
+        _META_SAEBENCH,
     ),
 }
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "toy": "Recover planted features that form a tree, vanilla against Matryoshka.",
     "stitch": "Sort a larger SAE's latents into novel and known beside a smaller one's, and walk from one to the other.",
     "family": "The same along a whole ladder of sizes, with controls.",
+    "meta": "Take autoencoders apart by meta-SAEs of their decoder rows.",
     "demo": "Do the whole job at once: harvest, train, evaluate, and an HTML report.",
     "recipes": "List the named configs, or show one.",
 }

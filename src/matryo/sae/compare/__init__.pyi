@@ -1,3 +1,4 @@
+from . import meta
 from .config import PAPER_THRESHOLD, StitchConfig
 from .greedy import greedy_units
 from .insertion import Insertion, measure_insertions
@@ -34,6 +35,7 @@ __all__ = [
     "measure_insertions",
     "measured_steps",
     "merge_novel",
+    "meta",
     "pairs_table",
     "path_of",
     "phase_scores",
