@@ -8,6 +8,8 @@ COMMANDS = {
     "convert": "Read an SAE of another library, or write one for it.",
     "adopt": "Make a run of pretrained SAEs, with the model and text to measure them on.",
     "evaluate": "Measure trained autoencoders on held-out activations and in the model.",
+    "index": "Index the SAEs of runs over their text, for the dashboard.",
+    "serve": "Open the dashboard of an index in the browser.",
     "demo": "Do the whole job at once: harvest, train, evaluate, and an HTML report.",
     "recipes": "List the named configs, or show one.",
 }
