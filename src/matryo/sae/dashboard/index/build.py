@@ -181,7 +181,7 @@ def _finalise(folder: Path, member: Member, token_ids: NDArray, unembed: Tensor 
 def _parents(edges: NDArray[Any], n: int) -> dict[str, NDArray[Any]]:
     parent = choose_parents(edges, n)
     chosen = edges[parent[edges["child"]] == edges["parent"]]
-    columns = {"parent": parent}
+    columns: dict[str, NDArray[Any]] = {"parent": parent}
     for name in ("containment", "cosine"):
         columns[f"parent_{name}"] = np.full(n, np.nan, np.float32)
         columns[f"parent_{name}"][chosen["child"]] = chosen[name]

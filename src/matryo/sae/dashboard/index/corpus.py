@@ -60,6 +60,11 @@ class Corpus:
         return len(self.token_ids)
 
     @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """How often every token id occurs."""
+        return np.bincount(self.token_ids, minlength=len(self.pieces))
+
+    @cached_property
     def _bytes(self) -> tuple[bytes, bytes, NDArray[np.int64]]:
         text = (self.folder / "text.bin").read_bytes()
         return text, text.lower(), np.asarray(arrays.load(self.folder / "byte_start.npy"))

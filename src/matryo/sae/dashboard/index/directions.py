@@ -96,4 +96,5 @@ def read_logits(rows: Tensor, unembed: Tensor, advance: Callable[[int], object] 
         parts.append([part.numpy() for part in found])
         advance(len(block))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Logits(*columns[:4], columns[4].astype(np.uint32))
+    top_token, top, low_token, low, counts = columns
+    return Logits(top_token, top, low_token, low, counts.astype(np.uint32))

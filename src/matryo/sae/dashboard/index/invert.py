@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ def invert(folder: Path, n_latents: int, token_ids: NDArray[np.int32]) -> Counte
     firings = np.bincount(latent, minlength=n_latents).astype(np.int64)
     start = arrays.starts(firings)
     arrays.save(folder / "inv_start.npy", start)
-    held = [
+    held: list[Any] = [
         np.lib.format.open_memmap(folder / f".{name}.partial.npy", "w+", dtype, (len(latent),))
         if len(latent)
         else np.zeros(0, dtype)
@@ -82,12 +83,14 @@ def invert(folder: Path, n_latents: int, token_ids: NDArray[np.int32]) -> Counte
 def _nothing(firings: NDArray[np.int64]) -> Counted:
     n = len(firings)
     return Counted(
-        firings,
-        *(np.zeros(n, np.float32) for _ in range(2)),
-        np.zeros((n, len(QUANTILES)), np.float32),
-        np.full(n, -1, np.int32),
-        *(np.zeros(n, np.float32) for _ in range(2)),
-        np.zeros((n, BINS), np.uint32),
+        firings=firings,
+        largest=np.zeros(n, np.float32),
+        mean=np.zeros(n, np.float32),
+        quantiles=np.zeros((n, len(QUANTILES)), np.float32),
+        top_token=np.full(n, -1, np.int32),
+        top_share=np.zeros(n, np.float32),
+        entropy=np.zeros(n, np.float32),
+        histogram=np.zeros((n, BINS), np.uint32),
     )
 
 

@@ -14,11 +14,15 @@ from matryo.sae.dashboard.index.opened import IndexedSAE
 from matryo.sae.dashboard.server.site import Site
 from matryo.sae.dashboard.views import latent as latents
 from matryo.sae.dashboard.views import overview, table
+from matryo.sae.dashboard.views.compare import compare_view
 from matryo.sae.dashboard.views.examples import TABS
 from matryo.sae.dashboard.views.levels import levels_view
+from matryo.sae.dashboard.views.live_latent import effects_view, logits_view, misses_view
 from matryo.sae.dashboard.views.prompt import SORTS, prompt_view
 from matryo.sae.dashboard.views.query import Query
+from matryo.sae.dashboard.views.runs import runs_view
 from matryo.sae.dashboard.views.search import phrase_view
+from matryo.sae.dashboard.views.steer import EDITS, POSITIONS, steer_view
 
 View = Callable[[Site, Mapping[str, Any], Query], dict[str, Any]]
 
@@ -76,6 +80,20 @@ def _search(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]
     return {"q": asked, "sae": sae.name, "labels": site.notes.find(asked), "found": found}
 
 
+def _map(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
+    sae = _sae(site, path, query)
+    where = query.text("where", longest=1_000)
+    marked = np.flatnonzero(table.passing(sae, where, site.notes.labels(sae.name))).tolist() if where.strip() else []
+    listed = [latents.chip(sae, latent) for latent in marked[:100]]
+    return {"sae": sae.name, "where": where, "count": sae.n_latents, "marked": marked[:5_000], "listed": listed}
+
+
+def _lists(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
+    sae = _sae(site, path, query)
+    noted = sorted(site.notes.labels(sae.name).items())
+    return {"sae": sae.name, "rows": [{**latents.chip(sae, i), **told} for i, told in noted if i < sae.n_latents]}
+
+
 HEADS = [
     ("latent", "latent"),
     ("label", "label"),
@@ -101,6 +119,19 @@ PAGES = [
     Page(_ONE + "/neighbours", lambda s, p, q: latents.neighbours_view(_sae(s, p, q), p["latent"]), "neighbours.html"),
     Page(_ONE + "/together", lambda s, p, q: latents.together_view(_sae(s, p, q), p["latent"]), "together.html"),
     Page("/sae/{sae}/levels", lambda s, p, q: levels_view(_sae(s, p, q), q), "levels.html"),
+    Page(_ONE + "/misses", lambda s, p, q: misses_view(_sae(s, p, q), p["latent"], s.live), "misses.html"),
+    Page(_ONE + "/effects", lambda s, p, q: effects_view(_sae(s, p, q), p["latent"], s.live), "effects.html"),
+    Page(_ONE + "/logits", lambda s, p, q: logits_view(_sae(s, p, q), p["latent"], s.live), "logits.html"),
+    Page("/sae/{sae}/map", _map, "map.html"),
+    Page("/compare", lambda s, p, q: compare_view(s.index, q), "compare.html", needs_sae=False),
+    Page(
+        "/steer",
+        lambda s, p, q: steer_view(_sae(s, p, q), s.live, q),
+        "steer.html",
+        context={"edits": EDITS, "positions": POSITIONS},
+    ),
+    Page("/runs", lambda s, p, q: runs_view(s.runs, q), "runs.html", needs_sae=False),
+    Page("/lists", _lists, "lists.html"),
     Page("/search", _search, "search.html"),
     Page("/prompt", lambda s, p, q: prompt_view(_sae(s, p, q), s.live, q), "prompt.html", context={"sorts": SORTS}),
     Page("/help", lambda site, path, query: {}, "help.html", needs_sae=False),

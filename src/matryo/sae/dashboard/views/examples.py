@@ -162,7 +162,7 @@ def token_table(sae: IndexedSAE, latent: int, count: int = 12) -> list[dict[str,
     np.maximum.at(largest, which, acts)
     found = []
     for i in order.tolist():
-        all_of_it = int((corpus.token_ids == ids[i]).sum())
+        all_of_it = int(corpus.counts[ids[i]])
         found.append(
             {
                 "token_id": int(ids[i]),

@@ -119,5 +119,5 @@ def overview_view(sae: IndexedSAE) -> dict[str, Any]:
 def _links(sae: str, low: float, high: float, bins: int) -> list[str]:
     """For every bar, the table of its latents."""
     edges = 10 ** np.linspace(low, high, bins + 1)
-    wheres = [f"density>={a:.9g} density<={b:.9g}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    wheres = [f"density>={a:.9g} density<={b:.9g}" for a, b in pairwise(edges)]
     return [f"/sae/{quote(sae, safe='')}/latents?{urlencode({'where': where})}" for where in wheres]

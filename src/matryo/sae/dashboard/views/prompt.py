@@ -167,7 +167,7 @@ def _listed(sae: IndexedSAE, run: dict[str, Any], view: dict[str, Any]) -> dict[
 
 
 def _contrast(sae: IndexedSAE, first: dict[str, Any], second: dict[str, Any], count: int = 15) -> dict[str, Any]:
-    """Latents whose largest activation differs most between two texts, in units of their largest on the indexed text."""
+    """Latents whose largest activations in two texts differ most, in units of the largest on the indexed text."""
     largest = np.zeros((2, sae.n_latents))
     for row, run in zip(largest, (first, second), strict=True):
         np.maximum.at(row, run["latent"], run["act"])
