@@ -1,5 +1,6 @@
 """`matryo sae index`: finished runs with SAEs → an index that the dashboard is read from."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from matryo.sae.commands.evaluate import located, training_runs
-from matryo.spine.config import diff, to_dict
+from matryo.spine.config import diff, from_dict, read_toml, to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import FinishedRun, RunFolder
 
@@ -63,8 +64,20 @@ def index(
     resume
         An interrupted index to go on with.
     """
+    if resume is not None:
+        run, options = _stored(resume)
     path = index_runs(run, options or IndexOptions(), runs, resume)
     say(f"index: {path}; open it with: matryo sae serve {path}", run=str(path))
+
+
+def _stored(resume: Path) -> tuple[tuple[Path, ...], IndexOptions]:
+    """The runs and options that an unfinished index was told."""
+    if not (resume / "environment.json").is_file():
+        raise ValueError(f"{resume} is no run folder; expected an unfinished index")
+    begun = json.loads((resume / "environment.json").read_text(encoding="utf-8"))
+    told = {key: value for key, value in read_toml(resume / "config.toml").items() if key != "runs"}
+    parents = tuple((resume.resolve() / parent["path"]).resolve() for parent in begun["parents"])
+    return parents, from_dict(IndexOptions, told, str(resume))
 
 
 def index_runs(
@@ -147,6 +160,7 @@ def _members(index: Path, found: list[FinishedRun], options: IndexOptions) -> "d
                 folder=os.path.relpath(place, index),
                 weights_sha256=file_sha256(place / WEIGHTS),
                 run=run.path.name,
+                role="stitched" if run.command in ("sae stitch", "sae family") else "sae",
             )
     return members
 

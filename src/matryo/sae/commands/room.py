@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "Measure trained autoencoders on held-out activations and in the model.",
     "index": "Index the SAEs of runs over their text, for the dashboard.",
     "serve": "Open the dashboard of an index in the browser.",
+    "share": "Write latents of an index as one HTML file, a site, or tables.",
     "demo": "Do the whole job at once: harvest, train, evaluate, and an HTML report.",
     "recipes": "List the named configs, or show one.",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from matryo.sae.dashboard.index import arrays
 from matryo.sae.dashboard.index.corpus import Corpus
 from matryo.spine.errors import unknown
+
+if TYPE_CHECKING:
+    from matryo.sae.dashboard.share.standalone import LatentCard
 
 SCHEMA = 1
 """The schema that is read here; `build` writes the same."""
@@ -154,6 +157,12 @@ class IndexedSAE:
         if not 0 <= latent < self.n_latents:
             raise ValueError(f"latent {latent} is not of {self.name}; expected 0 to {self.n_latents - 1}")
         return latent
+
+    def latent(self, latent: int) -> LatentCard:
+        """A latent as a notebook shows it."""
+        from matryo.sae.dashboard.share.standalone import LatentCard
+
+        return LatentCard(self, latent)
 
     def firings(self, latent: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
         """Tokens on which a latent is active and its activations, the strongest first."""

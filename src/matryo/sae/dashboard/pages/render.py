@@ -47,11 +47,10 @@ def address(path: str, **values: Any) -> str:
 
 
 def bar_links(path: str, bins: int, largest: float) -> list[str]:
-    """Where the bars of an activation histogram lead: to the passages of their interval."""
-    edge = largest / bins
-    return [
-        address(path, tab="random", **{"from": f"{i * edge:.6g}", "to": f"{(i + 1) * edge:.6g}"}) for i in range(bins)
-    ]
+    """Where the bars of an activation histogram lead: to the passages of their interval; the last one is open above."""
+    edges = [f"{largest * i / bins:.9g}" for i in range(bins)]
+    ends = [*edges[1:], None]
+    return [address(path, tab="random", **{"from": a, "to": b}) for a, b in zip(edges, ends, strict=True)]
 
 
 def render(template: str, view: dict[str, Any], **context: Any) -> str:

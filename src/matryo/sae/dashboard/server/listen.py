@@ -60,6 +60,7 @@ def _socket(host: str, port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
+        made.listen(128)  # whoever reads the address may come before the server is up
     except (OSError, OverflowError) as error:
         made.close()
         code = getattr(error, "errno", None)

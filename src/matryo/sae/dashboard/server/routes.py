@@ -18,11 +18,13 @@ from matryo.sae.dashboard.views.compare import compare_view
 from matryo.sae.dashboard.views.examples import TABS
 from matryo.sae.dashboard.views.levels import levels_view
 from matryo.sae.dashboard.views.live_latent import effects_view, logits_view, misses_view
+from matryo.sae.dashboard.views.meta import meta_view
 from matryo.sae.dashboard.views.prompt import SORTS, prompt_view
 from matryo.sae.dashboard.views.query import Query
 from matryo.sae.dashboard.views.runs import runs_view
 from matryo.sae.dashboard.views.search import phrase_view
 from matryo.sae.dashboard.views.steer import EDITS, POSITIONS, steer_view
+from matryo.sae.dashboard.views.stitch import stitch_view
 
 View = Callable[[Site, Mapping[str, Any], Query], dict[str, Any]]
 
@@ -50,6 +52,7 @@ def _latent(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]
     sae = _sae(site, path, query)
     view = latents.latent_view(sae, path["latent"], query)
     view |= {"notes": site.notes.get(sae.name, path["latent"]), "run": site.index.folder.parent.name}
+    view["has_meta"] = any(label == "Meta-latents" for _, label in site.links(sae.name))
     return view | {"firings": view["stats"]["firings"], "automatic": automatic(view)}
 
 
@@ -88,6 +91,10 @@ def _map(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
     return {"sae": sae.name, "where": where, "count": sae.n_latents, "marked": marked[:5_000], "listed": listed}
 
 
+def _latent_meta(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
+    return meta_view(_sae(site, path, query), site.runs, Query({**query.values, "latent": str(path["latent"])}))
+
+
 def _lists(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
     sae = _sae(site, path, query)
     noted = sorted(site.notes.labels(sae.name).items())
@@ -122,6 +129,9 @@ PAGES = [
     Page(_ONE + "/misses", lambda s, p, q: misses_view(_sae(s, p, q), p["latent"], s.live), "misses.html"),
     Page(_ONE + "/effects", lambda s, p, q: effects_view(_sae(s, p, q), p["latent"], s.live), "effects.html"),
     Page(_ONE + "/logits", lambda s, p, q: logits_view(_sae(s, p, q), p["latent"], s.live), "logits.html"),
+    Page(_ONE + "/meta", _latent_meta, "meta_part.html"),
+    Page("/sae/{sae}/meta", lambda s, p, q: meta_view(_sae(s, p, q), s.runs, q), "meta.html"),
+    Page("/stitch", lambda s, p, q: stitch_view(s.index, s.runs, q), "stitch.html", needs_sae=False),
     Page("/sae/{sae}/map", _map, "map.html"),
     Page("/compare", lambda s, p, q: compare_view(s.index, q), "compare.html", needs_sae=False),
     Page(
