@@ -1,6 +1,7 @@
 """What a reader does, in a real browser; each flow minds accessibility, console errors and foreign requests."""
 
 import json
+import os
 import re
 import urllib.request
 
@@ -278,3 +279,20 @@ def test_dark_and_narrow(browser, base):
     assert dark.page.evaluate("document.documentElement.scrollWidth") <= 430
     dark.audit("dark")
     dark.context.close()
+
+
+def test_pictures_for_the_readme(browser):
+    """Of a real index, where MATRYO_DASHBOARD_RUN names one and MATRYO_SCREENSHOTS the folder for them."""
+    run = os.environ.get("MATRYO_DASHBOARD_RUN")
+    if not run:
+        pytest.skip("MATRYO_DASHBOARD_RUN names no index")
+    url, process = start_server(run, "--no-model")
+    watched = Watched(browser, url)
+    nested = next(s for s in value(url, "/index.json")["saes"] if s["levels"] > 1)
+    base = f"/sae/{nested['name']}"
+    watched.open(f"{base}/latents/{nested['start'][0]['latent']}")
+    watched.audit("readme-latent")
+    watched.open(f"{base}/levels")
+    watched.audit("readme-levels")
+    watched.context.close()
+    stop(process)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Raised whenever an older index could no longer be read."""
 
-ALL_PAIRS_FLOP = 4e12
-"""Largest product of all pairs of decoder rows that is computed: about a minute on two cores."""
+ALL_PAIRS_FLOP = 1e12
+"""Largest product of all pairs of decoder rows that is computed: some ten seconds on two cores."""
 
 LOGITS_FLOP = 2e12
 """Largest product of all decoder rows with the unembedding that is computed; above, logits are read on demand."""

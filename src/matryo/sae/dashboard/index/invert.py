@@ -127,7 +127,7 @@ def _count(found: Counted, act: NDArray, ids: NDArray, start: NDArray[np.int64],
     chosen = is_most[np.r_[True, whose[is_most][1:] != whose[is_most][:-1]]]
     share = often / count[whose]
     found.top_token[rows], found.top_share[rows] = which[chosen], share[chosen]
-    found.entropy[rows] = np.maximum(0, -np.add.reduceat(share * np.log2(share), opens))
+    found.entropy[rows] = np.abs(np.add.reduceat(share * np.log2(share), opens))
 
 
 def quantile_place(count: NDArray[np.int64], quantile: float) -> NDArray[np.int64]:

@@ -19,6 +19,8 @@ def number(value: Any, digits: int = 3) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
+    if abs(value) < 1e-6:
+        return "0"
     return f"{value:.{digits}g}"
 
 

@@ -58,7 +58,7 @@ def logits_of(sae: IndexedSAE, latent: int) -> dict[str, Any] | None:
 
 
 def family(sae: IndexedSAE, latent: int) -> dict[str, Any]:
-    """Its Matryoshka level, candidate parents, and the latents whose chosen parent it is."""
+    """Its level, candidate parents (the chosen first, then by containment × cosine), and its children."""
     edges, stats = sae.edges, sae.stats
     low = int(np.searchsorted(edges["child"], latent))
     mine = edges[low : int(np.searchsorted(edges["child"], latent, "right"))]
@@ -78,7 +78,9 @@ def family(sae: IndexedSAE, latent: int) -> dict[str, Any]:
                 "covered": float(e["covered"]),
                 "cosine": float(e["cosine"]),
             }
-            for e in mine
+            for e in sorted(
+                mine, key=lambda e: (e["parent"] != stats["parent"][latent], -e["containment"] * e["cosine"])
+            )
         ],
         "children": [
             {
