@@ -54,7 +54,7 @@ $(VENV)/.torch: $(VENV)/.made constraints.txt
 	touch $@
 
 $(VENV)/.sae: $(VENV)/.torch pyproject.toml
-	$(PIP) -e '.[sae]'
+	$(PIP) -e '.[dashboard]'
 	touch $@
 
 $(VENV)/.peers: $(VENV)/.sae bench/constraints.txt

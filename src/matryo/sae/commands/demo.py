@@ -1,5 +1,7 @@
 """`matryo sae demo`: the whole job on a laptop, from text to a report."""
 
+import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from matryo.sae.commands.evaluate import as_text, evaluate_run
 from matryo.sae.commands.harvest import harvest_run
+from matryo.sae.commands.index import IndexOptions, index_runs
 from matryo.sae.commands.options import EvaluateOptions, HarvestOptions, TrainOptions
 from matryo.sae.commands.train import train_run
 from matryo.sae.evaluate.evaluation import Evaluation
@@ -38,8 +41,8 @@ def demo(
 ) -> None:
     """Train a BatchTopK and a Matryoshka SAE on a real language model, measure them, and write a report.
 
-    Four runs are made: a store of activations, the training, the evaluation, and the report, which a browser opens
-    without a server. SmolLM2 takes up to ten minutes on two cores after its download (93 MB, once), tiny about one.
+    Five runs are made: a store of activations, the training, the evaluation, the index of the dashboard, and the report,
+    which a browser opens without a server. SmolLM2 takes up to ten minutes on two cores after its download (93 MB, once), tiny about one.
 
     Examples
     --------
@@ -66,6 +69,7 @@ def demo(
     evaluated, measured = evaluate_run(
         [trained], EvaluateOptions(ce_tokens=ce_tokens, ce_levels=False), runs, f"demo-{lm}-evaluate"
     )
+    indexed = index_runs([trained], IndexOptions(), runs, name=f"demo-{lm}-index")
     with RunFolder.create(runs, f"demo-{lm}", "sae demo", {"lm": lm, "tokens": tokens}, [trained, evaluated]) as run:
         page = run.path / "report.html"
         _write_report(page, lm, harvested, trained, measured)
@@ -75,6 +79,14 @@ def demo(
     say(f"report (open it in a browser): {page}", report=str(page))
     say(f"autoencoders (SAELens folders): {trained / 'saes'}", saes=str(trained / "saes"))
     say(f"activations: {harvested}\nmeasurements: {evaluated / 'report.html'}")
+    say(f"to explore the latents in the browser: {explore_line(indexed)}", index=str(indexed))
+
+
+def explore_line(index: Path) -> str:
+    """What to type to open the dashboard of an index, wherever this matryo is installed."""
+    script = Path(sys.argv[0])
+    typed = os.path.relpath(script) if script.name == "matryo" and script.is_file() else "matryo"
+    return f"{typed if len(typed) < len(str(script)) else script} sae serve {os.path.relpath(index)}"
 
 
 def _options(cls: type, values: dict[str, Any]) -> Any:

@@ -13,6 +13,9 @@ COMMANDS = {
     "stitch": "Sort a larger SAE's latents into novel and known beside a smaller one's, and walk from one to the other.",
     "family": "The same along a whole ladder of sizes, with controls.",
     "meta": "Take autoencoders apart by meta-SAEs of their decoder rows.",
+    "index": "Index the SAEs of runs over their text, for the dashboard.",
+    "serve": "Open the dashboard of an index in the browser.",
+    "share": "Write latents of an index as one HTML file, a site, or tables.",
     "demo": "Do the whole job at once: harvest, train, evaluate, and an HTML report.",
     "recipes": "List the named configs, or show one.",
 }

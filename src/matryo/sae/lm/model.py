@@ -142,6 +142,10 @@ class LM:
         pieces = self._pieces
         return [pieces(int(i)) for i in ids]
 
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """What each token stands for in UTF-8; joined, the text."""
+        return [self._pieces.raw(int(i)) for i in ids]
+
     @cached_property
     def _pieces(self) -> Any:
         from matryo.sae.lm.pieces import Pieces

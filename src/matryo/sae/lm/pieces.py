@@ -25,19 +25,23 @@ class Pieces:
 
     def __call__(self, token: int) -> str:
         """The piece of one token."""
+        return printable(self.raw(token))
+
+    def raw(self, token: int) -> bytes:
+        """The bytes a token stands for, in UTF-8 or, for a split character, a part of it."""
         try:
             text = self._tokenizer.convert_ids_to_tokens(token)
         except (IndexError, OverflowError):
             text = None
         if text is None:  # embeddings are often padded beyond the tokenizer's vocabulary
-            return f"<{token}>"
+            return f"<{token}>".encode()
         if token in self._added:
-            return printable(text)
+            return text.encode()
         if self._bytes is not None and all(letter in self._bytes for letter in text):
-            return printable(bytes(self._bytes[letter] for letter in text))
+            return bytes(self._bytes[letter] for letter in text)
         if match := _BYTE.fullmatch(text):
-            return printable(bytes([int(match[1], 16)]))
-        return printable(text.replace("▁", " "))
+            return bytes([int(match[1], 16)])
+        return text.replace("▁", " ").encode()
 
 
 def printable(text: str | bytes) -> str:

@@ -1,0 +1,208 @@
+"""`matryo sae index`: finished runs with SAEs → an index that the dashboard is read from."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from matryo.sae.evaluate.runs import located, training_runs
+from matryo.spine.config import diff, from_dict, read_toml, to_dict
+from matryo.spine.progress import say
+from matryo.spine.run import FinishedRun, RunFolder
+
+if TYPE_CHECKING:
+    from matryo.sae.dashboard import Member
+    from matryo.sae.lm import LM
+    from matryo.sae.text import TokenRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """What is indexed."""
+
+    split: Literal["train", "heldout"] = "train"
+    "Part of the runs' text that is indexed."
+    tokens: int | None = None
+    "Tokens indexed, rounded up to whole rows; the whole part by default."
+    device: str = "cpu"
+    "Where models run."
+    lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    "Number format of the language model."
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.tokens is not None and self.tokens < 1:
+            raise ValueError(f"tokens is {self.tokens}; expected a whole number of 1 or more")
+
+
+def index(
+    run: tuple[Path, ...] = (Path("runs/latest"),),
+    *,
+    options: Annotated[IndexOptions | None, Parameter(name="*")] = None,
+    runs: Path = Path("runs"),
+    resume: Path | None = None,
+) -> None:
+    """Index the SAEs of finished runs over their text, for `matryo sae serve`.
+
+    Every token is encoded once by every SAE; all of its active latents are kept, so that examples, intervals, quantiles
+    and counts are exact. Stored activations are read where there are any; otherwise the model runs.
+
+    Examples
+    --------
+        matryo sae index runs/latest --tokens 8000
+        matryo sae index --run runs/latest --split heldout --tokens 4000
+
+    Parameters
+    ----------
+    run
+        Finished runs with SAEs, all of one language model and text, or runs made from some.
+    runs
+        Folder of the runs.
+    resume
+        An interrupted index to go on with.
+    """
+    if resume is not None:
+        run, options = _stored(resume)
+    path = index_runs(run, options or IndexOptions(), runs, resume)
+    say(f"index: {path}; open it with: matryo sae serve {path}", run=str(path))
+
+
+def _stored(resume: Path) -> tuple[tuple[Path, ...], IndexOptions]:
+    """The runs and options that an unfinished index was told."""
+    if not (resume / "environment.json").is_file():
+        raise ValueError(f"{resume} is no run folder; expected an unfinished index")
+    begun = json.loads((resume / "environment.json").read_text(encoding="utf-8"))
+    told = {key: value for key, value in read_toml(resume / "config.toml").items() if key != "runs"}
+    parents = tuple((resume.resolve() / parent["path"]).resolve() for parent in begun["parents"])
+    return parents, from_dict(IndexOptions, told, str(resume))
+
+
+def index_runs(
+    paths: Iterable[Path], options: IndexOptions, runs: Path, resume: Path | None = None, name: str = "index"
+) -> Path:
+    """Make an index run of the SAEs of other runs."""
+    from matryo.sae.dashboard import build_index
+    from matryo.sae.lm.load import usable_device
+
+    usable_device(options.device)
+    found = {run.path: run for path in paths for run in training_runs(path)}
+    told = [located(run.path, run.outputs) for run in found.values()]
+    rows = _one_text(told, list(found.values()), options)
+    config = {"runs": [run.path.name for run in found.values()], **to_dict(options)}
+    lm = _model(told[0], options)
+    folder = (
+        RunFolder.reopen(resume, config)
+        if resume
+        else RunFolder.create(runs, name, "sae index", config, [run.path for run in found.values()])
+    )
+    with folder:
+        members = _members(folder.path, list(found.values()), options)
+        activations = _activations(told, rows, lm, options)
+        about = _about(told[0], lm, options)
+        unembed = lm.unembed().float().cpu() if _writes_to_stream(told) else None
+        build_index(folder.path / "index", members, rows, _vocabulary(lm), activations, about, unembed)
+        folder.finish({"index": "index", "saes": sorted(members)})
+    return folder.path
+
+
+def _one_text(told: list[dict[str, Any]], found: list[FinishedRun], options: IndexOptions) -> "TokenRows":
+    """The rows of all runs, once they are known to be the same."""
+    from matryo.sae.text import TokenRows
+
+    for outputs, run in zip(told, found, strict=True):
+        if not outputs.get("lm") or not outputs.get("rows"):
+            raise ValueError(
+                f"{run.path} was trained on activations without text; expected a run with a model and text"
+            )
+        keys = ("lm", "processing")
+        if changed := diff({k: told[0].get(k) for k in keys}, {k: outputs.get(k) for k in keys}):
+            raise ValueError(f"{run.path} is of another model ({'; '.join(changed)}): index it by itself")
+    rows = [TokenRows.load(Path(outputs["rows"]) / options.split) for outputs in told]
+    for other, run in zip(rows[1:], found[1:], strict=True):
+        if other.digest() != rows[0].digest():
+            raise ValueError(f"{run.path} has another text than {found[0].path}: index it by itself")
+    if not len(rows[0].tokens):
+        raise ValueError(f"the {options.split} part of {found[0].path} has no rows: give the other --split")
+    per_row = rows[0].tokens.shape[1] - 1
+    count = len(rows[0].tokens) if options.tokens is None else -(-options.tokens // per_row)
+    return TokenRows(rows[0].tokens[:count], rows[0].document[:count], rows[0].names, rows[0].split_by)
+
+
+def _model(outputs: dict[str, Any], options: IndexOptions) -> "LM":
+    from matryo.sae.lm import load_lm, processed
+
+    lm = load_lm(outputs["lm"], options.device, options.lm_dtype, notify=say)
+    return processed(lm, outputs.get("processing") or {})
+
+
+def _members(index: Path, found: list[FinishedRun], options: IndexOptions) -> "dict[str, Member]":
+    """The SAEs of all runs; a name that two runs use gets a number."""
+    import os
+
+    from matryo.sae.dashboard import Member
+    from matryo.sae.nn import SAE
+    from matryo.sae.nn.folder import WEIGHTS
+    from matryo.spine.fetch import file_sha256
+
+    members: dict[str, Member] = {}
+    for run in found:
+        for name, folder in run.outputs["saes"].items():
+            place, own, count = run.path / folder, name, 1
+            while own in members:
+                count += 1
+                own = f"{name}-{count}"
+            members[own] = Member(
+                sae=SAE.load(place).to(options.device),
+                site=run.outputs["site"],
+                folder=os.path.relpath(place, index),
+                weights_sha256=file_sha256(place / WEIGHTS),
+                run=run.path.name,
+                role="stitched" if run.command in ("sae stitch", "sae family") else "sae",
+            )
+    return members
+
+
+def _activations(
+    told: list[dict[str, Any]], rows: "TokenRows", lm: "LM", options: IndexOptions
+) -> Callable[[int], Iterable[tuple[int, dict[str, Any]]]]:
+    """Stored activations where the one site has a store of the training text, else the model."""
+    from matryo.sae.activations import chunks
+    from matryo.sae.store import ActivationStore, open_activations
+
+    sites = list(dict.fromkeys(outputs["site"] for outputs in told))
+    stores = {outputs["store"] for outputs in told}
+    if options.split == "train" and len(sites) == 1 and len(stores) == 1 and None not in stores:
+        store = open_activations(stores.pop())
+        if isinstance(store, ActivationStore):
+            return lambda done: ((first, {sites[0]: x}) for first, x in store.in_token_order())
+
+    def run(done: int) -> Iterable[tuple[int, dict[str, Any]]]:
+        first_row = done // (rows.tokens.shape[1] - 1)
+        return ((n, {s: x.float() for s, x in found.items()}) for n, found in chunks(lm, rows, sites, first_row))
+
+    return run
+
+
+def _about(outputs: dict[str, Any], lm: "LM", options: IndexOptions) -> dict[str, Any]:
+    return {
+        "lm": outputs["lm"],
+        "lm_identity": lm.identity(),
+        "processing": outputs.get("processing") or {},
+        "split": options.split,
+        "activations": "store" if outputs.get("store") and options.split == "train" else "model",
+    }
+
+
+def _writes_to_stream(told: list[dict[str, Any]]) -> bool:
+    """Whether all sites are the residual stream or added to it, so that decoder rows can be read as logits."""
+    return all(o["site"].rpartition(".")[2].startswith(("resid", "attn_out", "mlp_out")) for o in told)
+
+
+def _vocabulary(lm: "LM") -> Any:
+    from matryo.sae.dashboard import Vocabulary
+
+    ids = range(lm.vocab_size)
+    return Vocabulary(lm.decode_tokens(ids), lm.token_bytes(ids))

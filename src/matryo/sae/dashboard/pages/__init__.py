@@ -1,0 +1,1 @@
+"""Views drawn as HTML: passages, charts, and the templates around them."""

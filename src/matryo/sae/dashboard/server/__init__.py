@@ -1,0 +1,1 @@
+"""The dashboard's server: an ASGI application over one index."""

@@ -1,0 +1,55 @@
+"""The table of latents as CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matryo.sae.dashboard.index.opened import IndexedSAE
+from matryo.sae.dashboard.index.statistics import COLUMNS
+from matryo.sae.dashboard.views.table import Labels
+from matryo.spine.errors import unknown
+
+MEDIA = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
+
+
+def table_bytes(sae: IndexedSAE, order: NDArray[np.int64], kind: str, labels: Labels) -> tuple[bytes, str]:
+    """Some latents in order, all columns and labels, as a file's bytes and their media type.
+
+    Texts that a spreadsheet would take for a formula begin with an apostrophe in CSV.
+    """
+    if kind not in MEDIA:
+        raise unknown("kind of table", kind[:20], MEDIA)
+    table, corpus = sae.stats[order], sae.index.corpus
+    ids, which = np.unique(table["top_token"], return_inverse=True)
+    pieces = np.array([corpus.piece(int(i)) if i >= 0 else "" for i in ids], object)[which]
+    texts: dict[str, list[str]] = {
+        "top_piece": pieces.tolist(),
+        "label": [str(labels.get(int(i), {}).get("label", "")) for i in order],
+        "tags": [", ".join(labels.get(int(i), {}).get("tags", [])) for i in order],
+    }
+    if kind == "csv":
+        return _csv(table, texts).encode(), MEDIA[kind]
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns: dict[str, Any] = {name: np.ascontiguousarray(table[name]) for name in COLUMNS}
+    out = pa.BufferOutputStream()
+    parquet.write_table(pa.table(columns | texts), out)
+    return out.getvalue().to_pybytes(), MEDIA[kind]
+
+
+def _csv(table: NDArray[Any], texts: dict[str, list[str]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow([*COLUMNS, *texts])
+    columns = [table[name].tolist() for name in COLUMNS]
+    safe = [
+        [f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text for text in column] for column in texts.values()
+    ]
+    writer.writerows(zip(*columns, *safe, strict=True))
+    return out.getvalue()

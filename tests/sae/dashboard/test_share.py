@@ -1,0 +1,75 @@
+"""What is given to others: whole, alone, and the same as the pages."""
+
+import json
+import re
+
+import pytest
+from tests.sae.dashboard.browsing import Watched, launch, sync_playwright
+from tests.sae.dashboard.planted import DIGITS, NESTED, SEVEN
+
+from matryo import cli
+from matryo.sae.dashboard.share.standalone import write_file, write_site
+
+
+@pytest.fixture(scope="module")
+def sae(index):
+    return index.saes[NESTED]
+
+
+def test_one_file_stands_alone(sae, tmp_path):
+    path = tmp_path / "latents.html"
+    write_file(sae, [DIGITS, SEVEN], path, {SEVEN: {"label": "<b>sevens</b>", "tags": [], "note": ""}})
+    page = path.read_text(encoding="utf-8")
+    assert not re.search(r"https?://(?!www\.w3\.org)", page)
+    assert not re.search(r'(?:src|href)="/', page)
+    assert "<b>" not in page
+    assert "book &lt;b&gt;" in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    targets = set(re.findall(r'href="#([^"]+)"', page))
+    assert targets == {f"latent-{DIGITS}", f"latent-{SEVEN}"}
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        watched = Watched(browser, "file://")
+        watched.page.goto(f"file://{path}")
+        assert watched.page.locator("article").count() == 2
+        assert float(watched.page.locator(".pk").first.get_attribute("title").split()[0]) > 0
+        watched.audit("one file")
+        browser.close()
+
+
+@pytest.mark.parametrize("count", [0, 501])
+def test_a_file_has_a_bound(sae, tmp_path, count):
+    with pytest.raises(ValueError, match=f"{count} latents for one file; expected 1 to 500"):
+        write_file(sae, [1] * count, tmp_path / "x.html", {})
+
+
+def test_a_site_has_no_dead_link(sae, tmp_path):
+    assert list(write_site(sae, [SEVEN, 0, DIGITS], tmp_path / "site", {})) == [SEVEN, 0, DIGITS]
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) == 5
+    for page in pages:
+        for target in re.findall(r'href="([^"#]+)"', page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), (page, target)
+    with pytest.raises(ValueError, match="is not empty"):
+        next(write_site(sae, [1], tmp_path / "site", {}))
+
+
+def test_a_notebook_shows_the_page(sae):
+    html = sae.latent(SEVEN)._repr_html_()
+    assert html.startswith("<iframe srcdoc=")
+    assert f"Latent {SEVEN}" in html
+    assert "<script" not in html
+    with pytest.raises(ValueError, match="expected 0 to 11"):
+        sae.latent(12)
+
+
+@pytest.mark.parametrize("form", ["html", "neuronpedia", "csv", "parquet"])
+def test_the_command_writes_every_form(indexed, tmp_path, capsys, form):
+    out = tmp_path / "out"
+    line = ["sae", "share", str(indexed), "--out", str(out), "--form", form, "--where", "level=1 density>0"]
+    assert cli.run(line) == 0, capsys.readouterr().err
+    assert out.stat().st_size > 200
+    assert "7 latents of planted-nested" in capsys.readouterr().out
+    if form == "neuronpedia":
+        assert {int(one["index"]) for one in json.loads(out.read_text())} == {4, 5, 6, 7, 8, 9, 10}

@@ -1,0 +1,356 @@
+"""Every number on a page against the planted truth, or brute force on the dense matrix."""
+
+import numpy as np
+import pytest
+import torch
+from tests.sae.dashboard.planted import DEAD, DIGITS, LENGTHS, NESTED, NINE, SCRIPT, SEVEN, SITE, SMALL, STOP, THE, TWIN
+
+from matryo.sae.dashboard.server.live import Live
+from matryo.sae.dashboard.views.compare import compare_view
+from matryo.sae.dashboard.views.examples import TABS, examples
+from matryo.sae.dashboard.views.latent import latent_view, neighbours_view, together_view
+from matryo.sae.dashboard.views.levels import levels_view
+from matryo.sae.dashboard.views.live_latent import effects_view, logits_view, misses_view
+from matryo.sae.dashboard.views.overview import home_view, overview_view
+from matryo.sae.dashboard.views.prompt import prompt_view
+from matryo.sae.dashboard.views.query import Query
+from matryo.sae.dashboard.views.runs import thin
+from matryo.sae.dashboard.views.search import phrase_view
+from matryo.sae.dashboard.views.steer import steer_view
+from matryo.sae.dashboard.views.table import sorted_latents, table_view
+from matryo.sae.lm import capture, splice
+
+
+@pytest.fixture(scope="module")
+def sae(index):
+    return index.saes[NESTED]
+
+
+@pytest.fixture(scope="module")
+def live(index):
+    made = Live(index)
+    made.lm()
+    return made
+
+
+@pytest.fixture(scope="module")
+def dense(index, live):
+    """(tokens, latents), from the model itself."""
+    tokens = torch.from_numpy(np.array(index.corpus.rows.tokens)).long()
+    x = capture(live.lm(), tokens, [SITE])[SITE][:, 1:].flatten(0, 1)
+    return live.sae(NESTED).encode(x).detach().numpy()
+
+
+def query(**values):
+    return Query({key.rstrip("_"): str(value) for key, value in values.items()})
+
+
+def test_a_latents_page_says_what_was_planted(sae, index, dense):
+    view = latent_view(sae, SEVEN, query())
+    assert [t["piece"] for t in view["top_tokens"]] == ["7"]
+    assert view["top_tokens"][0]["of_token"] == 1.0
+    assert view["stats"]["firings"] == (dense[:, SEVEN] > 0).sum() > 50
+    assert view["stats"]["largest"] == pytest.approx(2.5, abs=1e-3)
+    family = view["family"]
+    assert (family["level"], family["parent"], family["from"], family["to"]) == (1, DIGITS, *LENGTHS)
+    best = family["candidates"][0]
+    assert (best["latent"], best["containment"]) == (DIGITS, 1.0)
+    assert best["cosine"] == pytest.approx(0.6, abs=1e-5)
+    seven, digits = dense[:, SEVEN] > 0, dense[:, DIGITS] > 0
+    assert best["covered"] == pytest.approx((seven & digits).sum() / digits.sum())
+    children = {c["latent"] for c in latent_view(sae, DIGITS, query())["family"]["children"]}
+    assert SEVEN in children
+    assert NINE not in children
+    dead = latent_view(sae, DEAD, query())
+    assert dead["top_tokens"] == []
+    assert dead["stats"]["firings"] == 0
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_passages_are_where_the_latent_is(sae, index, dense, tab):
+    view = examples(sae, DIGITS, query(tab=tab, before=5, after=3))
+    firings = int((dense[:, DIGITS] > 0).sum())
+    seen = 0
+    for group in view["groups"]:
+        seen += group["count"]
+        for e in group["examples"]:
+            row = e["token"] // index.corpus.per_row
+            assert e["row"] == row
+            stop = e["first"] + len(e["pieces"])
+            assert row * index.corpus.per_row <= e["first"] <= e["token"] < stop <= (row + 1) * index.corpus.per_row
+            np.testing.assert_allclose(e["values"], dense[e["first"] : stop, DIGITS], atol=1e-4)
+            ids = index.corpus.rows.tokens[:, 1:].ravel()[e["first"] : stop]
+            assert e["pieces"] == [index.corpus.pieces[i] for i in ids]
+            assert (e["activation"] > 0) == (tab != "silent")
+    if tab != "silent":
+        assert seen == firings
+
+
+def test_intervals_and_quantiles_hold_what_they_say(sae, dense):
+    acts = np.sort(dense[:, DIGITS][dense[:, DIGITS] > 0])[::-1]
+    groups = examples(sae, DIGITS, query(tab="intervals"))["groups"]
+    top = acts[0]
+    for i, group in enumerate(groups):
+        low, high = top * (4 - i) / 5, top * (5 - i) / 5
+        inside = (acts > low - 1e-6) & (acts <= high + 1e-6)
+        assert group["count"] == inside.sum()
+        assert all(low - 1e-4 <= e["activation"] <= high + 1e-4 for e in group["examples"])
+    sizes = [group["count"] for group in examples(sae, DIGITS, query(tab="quantiles"))["groups"]]
+    assert sum(sizes) == len(acts)
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_bars_passages_are_of_its_interval(sae, dense):
+    view = examples(sae, DIGITS, query(tab="random", from_=1.35, to=1.45))
+    assert view["groups"][0]["count"] == ((dense[:, DIGITS] >= 1.35) & (dense[:, DIGITS] <= 1.45)).sum() > 0
+
+
+def test_similar_passages_are_counted(sae, index, dense):
+    shown = examples(sae, SCRIPT, query())["groups"][0]["examples"]
+    ids = index.corpus.token_ids
+    for e in shown:
+        first, last = index.corpus.window(e["token"], 5, 1)
+        like = [
+            t
+            for t in np.flatnonzero(dense[:, SCRIPT] > 0)
+            if np.array_equal(ids[slice(*index.corpus.window(int(t), 5, 1))], ids[first:last])
+        ]
+        assert e["similar"] == len(like)
+    rows = [e["row"] for e in shown]
+    assert len(set(rows)) == len(rows)
+
+
+def test_neighbours_and_company(sae, index, dense):
+    found = {n["sae"]: n for n in neighbours_view(sae, SEVEN)["neighbours"]}
+    assert found[NESTED]["rows"][0]["latent"] == TWIN
+    assert found[NESTED]["rows"][0]["cosine"] == pytest.approx(0.99, abs=1e-5)
+    assert found[SMALL]["rows"][0]["latent"] == DIGITS
+    rows = {r["latent"]: r for r in together_view(sae, SEVEN)["by"]["jaccard"]}
+    fires = dense > 0
+    for latent, row in rows.items():
+        both = (fires[:, SEVEN] & fires[:, latent]).sum()
+        assert row["together"] == both
+        assert row["p_other"] == pytest.approx(both / fires[:, SEVEN].sum())
+        assert row["p_this"] == pytest.approx(both / fires[:, latent].sum())
+        assert row["jaccard"] == pytest.approx(both / (fires[:, SEVEN] | fires[:, latent]).sum())
+        assert row["lift"] == pytest.approx(row["p_other"] / fires[:, latent].mean())
+    assert set(rows) == {TWIN, DIGITS}
+
+
+def test_search_finds_text_across_tokens_and_who_reads_it(sae, index, dense):
+    text = [index.corpus.pieces[i] for i in index.corpus.token_ids]
+    places = [t for t in range(1, len(text)) if text[t] == "7" and text[t - 1] == "7"]
+    view = phrase_view(sae, "77", True)
+    assert view["places"] == len([t for t in places if t % index.corpus.per_row]) > 5
+    first = view["rows"][0]
+    fires = dense > 0
+    at = index.corpus.find("77")
+    for row in view["rows"]:
+        both = fires[at, row["latent"]].sum()
+        assert row["together"] == both
+        assert row["precision"] == pytest.approx(both / fires[:, row["latent"]].sum())
+        assert row["recall"] == pytest.approx(both / len(at))
+    assert first["latent"] in (SEVEN, TWIN)
+    assert phrase_view(sae, "SCRIPT", True)["rows"][0]["latent"] == SCRIPT
+    assert phrase_view(sae, "SCRIPT", False)["places"] == 0
+    assert phrase_view(sae, "nowhere at all", True) == phrase_view(sae, "nowhere at all", True) | {
+        "places": 0,
+        "rows": [],
+    }
+
+
+def test_the_tree_follows_its_thresholds_and_names_the_absorbed(sae):
+    view = levels_view(sae, query())
+    root = next(t for t in view["trees"] if t["latent"] == DIGITS)
+    assert {c["latent"] for c in root["children"]} == {SEVEN, TWIN}
+    assert root["descendants"] == 2
+    suspect = next(s for s in view["suspects"] if s["child"]["latent"] == NINE)
+    assert suspect["parent"]["latent"] == DIGITS
+    assert suspect["containment"] == 0
+    assert suspect["alone"] == suspect["firings"] == sae.stats["firings"][NINE]
+    assert suspect["cosine"] == pytest.approx(0.6, abs=1e-5)
+    assert all(e["pieces"][e["token"] - e["first"]] == "9" for e in suspect["examples"])
+    strict = levels_view(sae, query(cosine=0.61))
+    assert SEVEN not in {c["latent"] for t in strict["trees"] for c in t["children"]}
+    assert levels_view(sae, query(root=SEVEN))["up"][0]["latent"] == DIGITS
+
+
+def test_the_table_filters_and_sorts(sae, index):
+    rows = table_view(sae, query(where="level=1 density>0", sort="-density"), {})["rows"]
+    density = sae.stats["density"]
+    expected = [i for i in np.argsort(-density, kind="stable") if i >= LENGTHS[0] and density[i] > 0]
+    assert [r["latent"] for r in rows] == expected
+    assert sorted_latents(sae, "token:7", "latent", {}).tolist() == [DIGITS, SEVEN, TWIN]
+    assert sorted_latents(sae, "dead=1", "latent", {}).tolist() == [DEAD]
+    labels = {3: {"label": "Zebra", "tags": ["done"]}, 1: {"label": "ape", "tags": []}}
+    assert sorted_latents(sae, "label:e", "label", labels).tolist() == [1, 3]
+    assert sorted_latents(sae, "tag:done", "latent", labels).tolist() == [3]
+    shown = rows[0]["density"]
+    assert rows[0]["latent"] in sorted_latents(sae, f"density={shown}", "latent", {})
+    assert sorted_latents(sae, "", "-parent_cosine", {})[0] == SEVEN
+    for bad, message in (
+        ("densty>1", "did you mean 'density'"),
+        ("density>x", "expected a number"),
+        ("nonsense", "expected terms"),
+        ('token:"x', "closed quotation"),
+        ("thing:x", "unknown text filter"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sorted_latents(sae, bad, "latent", {})
+
+
+def test_overviews_count(index, sae, dense):
+    view = overview_view(sae)
+    assert sum(view["density"]["counts"]) == 12 - view["dead"]["never"] == 11
+    assert view["dead"]["duplicates"] == 2
+    assert view["levels"][0]["l0"] == pytest.approx((dense[:, :4] > 0).sum() / len(dense))
+    assert view["levels"][1]["with_parent"] == 2
+    home = home_view(index)
+    assert home["corpus"]["tokens"] == len(dense)
+    assert [s["name"] for s in home["saes"]] == [NESTED, SMALL]
+
+
+def test_the_prompt_lab_computes_what_it_says(sae, live):
+    text = "In 1977 the law."
+    view = prompt_view(sae, live, query(text=text, other="The sea. The sea.", sort="max"))
+    lm, weights = live.lm(), live.sae(NESTED)
+    ids = lm.encode([text])[0]
+    tokens = torch.tensor([[lm.bos_id, *ids]])
+    x = capture(lm, tokens, [SITE])[SITE][0, 1:]
+    z = weights.encode(x).detach()
+    found = {row["latent"]: row for row in view["result"]["rows"]}
+    assert set(found) == set(torch.nonzero(z.sum(0)).flatten().tolist())
+    assert {SEVEN, DIGITS, THE, STOP} <= set(found)
+    unembed = lm.unembed()
+    for latent, row in found.items():
+        np.testing.assert_allclose(row["values"], z[:, latent], atol=1e-4)
+        added = [
+            float(z[t, latent] * (weights.W_dec[latent].detach() @ (unembed[:, ids[t + 1]] - unembed.mean(1))))
+            for t in range(len(ids) - 1)
+            if z[t, latent] > 0
+        ]
+        added += [0.0] if z[-1, latent] > 0 else []
+        assert row["contribution"] == pytest.approx(max(added), abs=1e-4)
+        share = max(sae.stats["density"][latent], 0.5 / sae.index.corpus.n_tokens)
+        specificity = float(z[:, latent].max()) / float(sae.stats["largest"][latent]) * -np.log10(share)
+        assert row["specificity"] == pytest.approx(specificity, rel=1e-4)
+    residual = (x - weights(x).detach()).square().sum() / (x - x.mean(0)).square().sum()
+    assert view["result"]["fvu"] == pytest.approx(float(residual), rel=1e-4)
+    logits = lm.logits(tokens)[0]
+    clean = torch.nn.functional.cross_entropy(logits[1:-1], tokens[0, 2:])
+    assert view["result"]["ce_clean"] == pytest.approx(float(clean), rel=1e-5)
+    keep = torch.ones_like(tokens, dtype=torch.bool)
+    keep[:, 0] = False
+    with splice(lm, {SITE: lambda v: weights(v)}, where=keep):
+        spliced = torch.nn.functional.cross_entropy(lm.logits(tokens)[0, 1:-1], tokens[0, 2:])
+    assert view["result"]["ce_spliced"] == pytest.approx(float(spliced), rel=1e-5)
+    assert {r["latent"] for r in view["contrast"]["first"]} == {4, 8, DIGITS, SEVEN, TWIN}
+    assert 5 in {r["latent"] for r in view["contrast"]["second"]}
+    assert prompt_view(sae, None, query())["result"] is None
+    with pytest.raises(ValueError, match="without --no-model"):
+        prompt_view(sae, None, query(text="x"))
+
+
+@pytest.mark.parametrize("edit", ["add", "clamp", "ablate", "project"])
+@pytest.mark.parametrize("at", ["all", "last"])
+def test_edits_are_their_equations(sae, live, edit, at):
+    text, latents = "The men in 1977", [DIGITS, SEVEN]
+    view = steer_view(sae, live, query(text=text, latent="2,7", edit=edit, strength=1.5, at=at, new=3, sweep=1))
+    lm, weights = live.lm(), live.sae(NESTED)
+    tokens = torch.tensor([[lm.bos_id, *lm.encode([text])[0]]])
+
+    def change(x):
+        out = x.clone()
+        z = weights.encode(x)
+        span = torch.linalg.qr(weights.W_dec[latents].t())[0]
+        for position in [x.shape[1] - 1] if at == "last" else range(1, x.shape[1]):
+            v = x[0, position]
+            if edit == "project":
+                out[0, position] = v - span @ (span.t() @ v)
+                continue
+            for j in latents:
+                target = 1.5 * float(sae.stats["largest"][j])
+                by = {"add": target, "clamp": target - z[0, position, j], "ablate": -z[0, position, j]}[edit]
+                out[0, position] = out[0, position] + by * weights.W_dec[j]
+        return out
+
+    with torch.no_grad():
+        clean = lm.logits(tokens)[0, -1].log_softmax(-1)
+        with splice(lm, {SITE: change}):
+            edited = lm.logits(tokens)[0, -1].log_softmax(-1)
+    kl = float((clean.exp() * (clean - edited)).sum())
+    assert view["result"]["kl"] == pytest.approx(kl, rel=1e-3, abs=1e-6)
+    assert kl > 0
+    for row in view["result"]["next"]:
+        assert row["clean"] == pytest.approx(float(clean[row["token_id"]].exp()), rel=1e-4)
+        assert row["edited"] == pytest.approx(float(edited[row["token_id"]].exp()), rel=1e-3)
+    assert len(view["result"]["sweep"]) == (7 if edit in ("add", "clamp") else 0)
+    again = steer_view(sae, live, query(text=text, latent="2,7", edit=edit, strength=1.5, at=at, new=3))
+    assert again["result"]["continuations"] == view["result"]["continuations"]
+
+
+def test_live_parts_of_a_latents_page(sae, live, dense):
+    lm, weights = live.lm(), live.sae(NESTED)
+    misses = misses_view(sae, SEVEN, live)
+    values = [e["activation"] for e in misses["examples"]]
+    assert values == sorted(values, reverse=True)
+    assert max(values) <= 0.5 < misses["smallest"]
+    assert all(dense[e["token"], SEVEN] == 0 for e in misses["examples"])
+    effect = effects_view(sae, SEVEN, live)["effects"][0]
+    row, position = sae.index.corpus.place(effect["example"]["token"])
+    ids = torch.from_numpy(np.array(sae.index.corpus.rows.tokens[row : row + 1, : position + 1])).long()
+
+    def remove(x):
+        out = x.clone()
+        out[0, -1] -= weights.encode(x)[0, -1, SEVEN] * weights.W_dec[SEVEN]
+        return out
+
+    with torch.no_grad():
+        clean = lm.logits(ids)[0, -1].log_softmax(-1)
+        with splice(lm, {SITE: remove}):
+            ablated = lm.logits(ids)[0, -1].log_softmax(-1)
+    assert effect["kl"] == pytest.approx(float((clean.exp() * (clean - ablated)).sum()), rel=1e-3)
+    assert effect["kl"] > 0
+    lost = effect["lost"][0]
+    assert lost["before"] - lost["after"] == pytest.approx(float((clean.exp() - ablated.exp()).max()), rel=1e-3)
+    live_top = [t["piece"] for t in logits_view(sae, SEVEN, live)["top"]]
+    assert live_top == [t["piece"] for t in latent_view(sae, SEVEN, query())["logits"]["top"]]
+
+
+def test_comparison_counts_cosines(index):
+    view = compare_view(index, query(a=SMALL, b=NESTED, threshold=0.7))
+    a, b = index.saes[SMALL].units, index.saes[NESTED].units
+    best = (np.asarray(b) @ np.asarray(a).T).max(1)
+    assert view["pairs"]["matched"] == (best >= 0.7).sum() == 6
+    assert view["pairs"]["mean"] == pytest.approx(best.mean(), abs=1e-6)
+    assert {r["latent"] for r in view["pairs"]["most"][:6]} == set(range(6))
+    assert all(r["mutual"] for r in view["pairs"]["most"][:6])
+
+
+def test_thinned_curves_keep_their_extremes():
+    generator = np.random.default_rng(0)
+    y = generator.normal(size=5_000)
+    y[1234], y[4321] = 50, -50
+    x, kept = thin(list(range(5_000)), y.tolist())
+    assert len(x) <= 400
+    assert {50, -50, y[0], y[-1]} <= set(kept)
+    assert all(y[i] == v for i, v in zip(x, kept, strict=True))
+    assert x == sorted(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("page", "1e3", lambda q: q.whole("page", 1)),
+        ("page", "²", lambda q: q.whole("page", 1)),
+        ("page", "-1", lambda q: q.whole("page", 1)),
+        ("page", "9" * 5_000, lambda q: q.whole("page", 1)),
+        ("cosine", "nan", lambda q: q.number("cosine", 0)),
+        ("cosine", "inf", lambda q: q.number("cosine", 0)),
+        ("tab", "topp", lambda q: q.choice("tab", TABS, "top")),
+        ("text", "x" * 10_000, lambda q: q.text("text")),
+    ],
+)
+def test_what_cannot_be_read_is_named(name, value, read):
+    with pytest.raises(ValueError, match=name):
+        read(Query({name: value}))
