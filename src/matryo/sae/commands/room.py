@@ -8,9 +8,9 @@ COMMANDS = {
     "convert": "Read an SAE of another library, or write one for it.",
     "adopt": "Make a run of pretrained SAEs, with the model and text to measure them on.",
     "evaluate": "Measure trained autoencoders on held-out activations and in the model.",
-    "claims": "Measure the papers' claims, in units that can be interrupted.",
-    "toy": "Recover planted features that form a tree, vanilla against Matryoshka.",
     "demo": "Do the whole job at once: harvest, train, evaluate, and an HTML report.",
+    "toy": "Recover planted features that form a tree, vanilla against Matryoshka.",
+    "claims": "Measure the papers' claims, in units that can be interrupted.",
     "recipes": "List the named configs, or show one.",
 }
 
