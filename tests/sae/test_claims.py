@@ -35,9 +35,16 @@ def worker(asked, stop_at=None):
         assert set(needed) == set(unit.needs)
         if unit.kind == "evaluate":
             seed, k = unit.values["seed"], unit.values["k"]
-            base = {"fvu": 0.3 + seed / 100, "ce_cost": 0.1, "decoder_cosine": 0.4}
+            base = {"fvu": 0.3 + seed / 100, "ce_cost": 0.1, "decoder_cosine": 0.4, "l0": k + seed}
             second = {"fvu": 0.32 + seed / 90, "ce_cost": 0.1 + (-1) ** seed / 100, "decoder_cosine": 0.3 - seed / 99}
-            return {"scores": {"batch_topk": base, "matryoshka": second, "topk": {"fvu": 0.4 + seed / 95 + k}}}
+            second["l0"] = k
+            return {
+                "scores": {
+                    "batch_topk": base,
+                    "matryoshka": second,
+                    "topk": {"fvu": 0.4 + seed / 95 + k, "l0": 0.8 * k},
+                }
+            }
         if unit.kind == "toy":
             seeds = unit.values["seeds"]
             kinds = {"vanilla": 0.0, "matryoshka": 1.0}
@@ -76,11 +83,13 @@ def test_lines_are_paired_by_seed_and_told_by_k(tmp_path):
     assert told["Matryoshka costs the model about as much (CE)", 8].verdict == "no difference found"
     assert told["BatchTopK reconstructs better (FVU) than TopK", 8].second.mean == pytest.approx(0.305)
     assert ("BatchTopK costs the model less (CE) than TopK", 8) not in told, "TopK's CE was not measured"
+    assert worse.l0 == (32.5, 32)
+    assert told["BatchTopK reconstructs better (FVU) than TopK", 8].verdict == "not comparable: L0 differs"
     tree = told["toy tree: the parent's latent fires with its children", None]
     assert tree.difference.count == 2 and tree.first.mean == 0
     assert told["generated tree: the parent's latent fires with its children", None].difference.count == 2
     text = as_markdown(list(told.values()))
-    assert len(text.splitlines()) == 2 + len(told) and "0.28 → 0.30" in text
+    assert len(text.splitlines()) == 2 + len(told) and "0.28 → 0.30" in text and "batch_topk 0.305 (L0 32.5)" in text
 
 
 @pytest.mark.parametrize(

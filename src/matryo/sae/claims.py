@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -210,6 +210,8 @@ class Line:
     difference: Interval
     "Paired over seeds: second − first."
     verdict: str
+    l0: tuple[float, float]
+    "Mean active latents of both: at another sparsity it is another comparison."
 
 
 def lines(results: Results, units: Sequence[Unit]) -> list[Line]:
@@ -219,9 +221,16 @@ def lines(results: Results, units: Sequence[Unit]) -> list[Line]:
         for k, pairs in _values(claim, results, units).items():
             firsts, seconds = [a for a, _ in pairs], [b for _, b in pairs]
             difference = mean_interval([b - a for a, b in pairs])
-            verdict = judge(difference, claim.direction)
-            told.append(Line(claim, k, mean_interval(firsts), mean_interval(seconds), difference, verdict))
+            active = _values(replace(claim, score="l0"), results, units).get(k, [])
+            l0 = mean_interval([a for a, _ in active]).mean, mean_interval([b for _, b in active]).mean
+            verdict = judge(difference, claim.direction) if _comparable(claim, *l0) else "not comparable: L0 differs"
+            told.append(Line(claim, k, mean_interval(firsts), mean_interval(seconds), difference, verdict, l0))
     return told
+
+
+def _comparable(claim: Claim, first: float, second: float) -> bool:
+    """Whether reconstructions are at about the same L0; 10 % of it move FVU by more than most of the claims do."""
+    return claim.score not in ("fvu", "ce_cost") or claim.where != "basic" or abs(first - second) <= 0.1 * second
 
 
 def judge(difference: Interval, direction: str) -> str:
@@ -268,9 +277,9 @@ def as_markdown(told: Sequence[Line]) -> str:
     ]
     for line in told:
         claim = line.claim
-        values = (
-            f"{claim.first} {line.first.mean:.4g} | {claim.second} {line.second.mean:.4g} | {_told(line.difference)}"
-        )
+        means = (claim.first, line.first.mean, line.l0[0]), (claim.second, line.second.mean, line.l0[1])
+        shown = [f"{name} {mean:.4g}" + (f" (L0 {l0:.1f})" if l0 == l0 else "") for name, mean, l0 in means]
+        values = f"{' | '.join(shown)} | {_told(line.difference)}"
         k = "–" if line.k is None else str(line.k)
         paper = f"{claim.source}: {claim.theirs}"
         rows.append(f"| {claim.statement} | {paper} | {k} | {values} | {line.difference.count} | {line.verdict} |")

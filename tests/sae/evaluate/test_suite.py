@@ -190,6 +190,8 @@ def test_several_runs_and_tasks_make_one_table(folder, monkeypatch, capsys):
     scores = json.loads((made / "scores.json").read_text())
     assert len(scores["saes"]) == 5 and len(scores["tasks"]["reconstruction"]) == 1, "one site: one group"
     for task_name in ("reconstruction", "downstream"):
+        one = next(iter(scores["tasks"][task_name][0]["scores"].values()))
+        assert set(one) == set(scores["columns"][task_name]), "every score is explained"
         assert set(scores["tasks"][task_name][0]["scores"]) == set(scores["saes"])
     levels = list(csv.DictReader((made / "downstream-levels.csv").read_text().splitlines()))
     assert {row["level"] for row in levels} == {"3", "6", "12", "24", "48"}

@@ -97,7 +97,7 @@ class Evaluation:
             if one.outcome is not None:
                 told |= {f.name: getattr(one.outcome, f.name) for f in fields(one.outcome)}
             tasks[one.task].append(_plain(told))
-        explained = {t.name: {key: line for key, _, line in t.columns} for t in self.tasks}
+        explained = {t.name: {key: line for key, _, line in t.columns} | dict(t.lines) for t in self.tasks}
         return {"format": FORMAT, "saes": saes, "columns": explained, "tasks": tasks, "missing": self.missing()}
 
     def _wide(self) -> tuple[list[str], list[list[Any]]]:

@@ -56,8 +56,7 @@ def _families(axes: Axes, evaluation: Evaluation, points: Mapping[str, tuple[Any
     families: dict[str, dict[Any, list[tuple[float, float]]]] = {}
     for sae, point in points.items():
         config = evaluation.configs[sae]
-        levels = config["levels"]
-        nested = "" if levels == "none" else " Matryoshka" if not isinstance(levels, str) else f" {levels}"
+        nested = "" if config["levels"] == "none" else " Matryoshka"
         sparsity = config["l1"] if config["kind"] in ("relu", "gated") else config["k"]
         families.setdefault(f"{config['kind']} {config['n_latents']:,}{nested}", {}).setdefault(sparsity, []).append(
             point

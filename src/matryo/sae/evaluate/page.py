@@ -56,7 +56,7 @@ def _scores(evaluation: Evaluation, task: Task) -> Any:
     outcomes = evaluation.outcomes(task.name)
     keys = list(dict.fromkeys(key for o in outcomes for scores in o.scores.values() for key in scores))
     saes = [sae for o in outcomes for sae in o.scores]
-    lines = {key: line for key, _, line in task.columns}
+    lines = {key: line for key, _, line in task.columns} | dict(task.lines)
 
     def cell(sae: str, key: str) -> Any:
         value = evaluation.score(sae, task.name, key)

@@ -29,6 +29,7 @@ class Task:
         config: "module:Class" of its frozen config, whose fields the command's flags fill by name; the module imports
             no torch. None for a task without choices, which is then given None.
         columns: the scores of the main table, in order: name, label, explanation.
+        lines: what further scores are, by name: shown in the report.
         draw: "module:function" of `(outcomes) -> pairs of SVG and caption`, the report's figures.
         unit: what `advance` counts.
     """
@@ -38,6 +39,7 @@ class Task:
     measure: str
     config: str | None = None
     columns: tuple[tuple[str, str, str], ...] = ()
+    lines: tuple[tuple[str, str], ...] = ()
     draw: str | None = None
     unit: str = "tokens"
 
@@ -50,6 +52,21 @@ TASKS: dict[str, Task] = {
             line="FVU, L0, dead latents, bias, cosine, decoder overlap on held-out tokens",
             measure="matryo.sae.evaluate.reconstruction:reconstruction_task",
             draw="matryo.sae.evaluate.figures:draw_reconstruction",
+            lines=(
+                ("l1", "mean Σ_j z_j"),
+                ("mse", "mean ‖x − x̂‖² / d_in"),
+                ("norm", "mean ‖x‖"),
+                ("norm_hat", "mean ‖x̂‖"),
+                ("norm_ratio", "mean ‖x̂‖ / ‖x‖"),
+                ("cosine", "mean cosine of x and x̂"),
+                ("relative_bias", "E‖x̂‖² / E[x · x̂]; below 1, reconstructions are too short"),
+                ("encoder_cosine", "as decoder_cosine, of the encoder's columns"),
+                ("over_one_percent", "share of latents active on more than 1 % of the tokens"),
+                ("over_ten_percent", "share of latents active on more than 10 % of the tokens"),
+                ("firings_over_one_percent", "share of all firings that the former have"),
+                ("firings_over_ten_percent", "share of all firings that the latter have"),
+                *((f"l0_q{q}", f"active latents that {q} % of the tokens do not exceed") for q in (5, 25, 50, 75, 95)),
+            ),
             columns=(
                 ("fvu", "FVU", "fraction of variance unexplained on held-out tokens, Σ‖x − x̂‖² / Σ‖x − x̄‖²"),
                 ("l0", "L0", "mean active latents per held-out token"),
@@ -63,6 +80,14 @@ TASKS: dict[str, Task] = {
             measure="matryo.sae.evaluate.downstream:downstream_task",
             config="matryo.sae.evaluate.config:DownstreamConfig",
             draw="matryo.sae.evaluate.figures:draw_downstream",
+            lines=(
+                ("kl_zero", "KL(clean ‖ edited) with the activations set to 0, nats/token"),
+                ("kl_mean", "with the activations set to their mean"),
+                ("kl_spliced", "with the reconstruction in place of the activations"),
+                ("kl_recovered", "1 − KL spliced / KL zero"),
+                ("fvu_spliced", "FVU on these tokens, sinks left out"),
+                ("fvu_with_sinks", "FVU on these tokens, sinks too"),
+            ),
             columns=(
                 ("ce_clean", "CE clean", "the model's cross-entropy, nats/token"),
                 ("ce_spliced", "CE spliced", "with the reconstruction in place of the activations"),

@@ -38,6 +38,7 @@ def heat_maps(toy: Toy, what: str) -> str:
             image = place.imshow(values[:shown, :shown].numpy(), vmin=low, vmax=1, cmap="RdBu_r" if low else "viridis")
             place.set(title=name, xlabel="feature")
             place.grid(False)
+            place.locator_params(integer=True)
         figure.colorbar(image, ax=figure.axes, shrink=0.8)
 
     return figures.svg(draw, "", "", size=(3.2 * len(panels), 3.2))
