@@ -93,6 +93,7 @@ def test_all_three_share_one_pass_of_the_model_over_each_text(saes, sets, monkey
         return real(lm, site, texts, *rest)
 
     monkeypatch.setattr(labelled, "read_texts", counted)
+    monkeypatch.setattr(labelled, "BLOCK_TEXTS", 77)
     cache = {}
     subjects = subjects_of(saes, cache)
     probing = probing_task(subjects, ProbingConfig(**FEW, probing_k=(1, 4)), lambda n: None)

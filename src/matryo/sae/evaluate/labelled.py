@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", Task, CrossedTask)
 
+BLOCK_TEXTS = 2_048
+"""Texts run through the model at a time; with a cache, an evaluation that was interrupted goes on behind the last."""
+
 SETS = {"offline": tuple(OFFLINE), "saebench": tuple(HUB)}
 
 
@@ -41,14 +44,14 @@ class TextBank:
     "Tasks made, or why they could not be."
 
     def add(self, texts: Iterable[str], read: Callable[[Sequence[str]], TextActivations]) -> None:
-        """Run the model over the texts that are new."""
+        """Run the model over the texts that are new, some thousand at a time: each block is kept as it is done."""
         new = list(dict.fromkeys(text for text in texts if text not in self.place))
-        if not new:
-            return
-        block = read(new)
-        self.residuals.append(block.mean())
-        self.blocks.append(block)
-        self.place |= {text: len(self.place) + at for at, text in enumerate(new)}
+        for start in range(0, len(new), BLOCK_TEXTS):
+            part = new[start : start + BLOCK_TEXTS]
+            block = read(part)
+            self.residuals.append(block.mean())
+            self.blocks.append(block)
+            self.place |= {text: len(self.place) + at for at, text in enumerate(part)}
 
     def residual(self) -> Tensor:
         """Mean activation of every text (texts, d_in)."""
