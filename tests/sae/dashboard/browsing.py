@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+if not os.environ.get("CI"):
+    pytest.importorskip("playwright")
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"

@@ -1,9 +1,8 @@
 """Pages over tables of stitching and meta-SAE runs, in the shape those commands write."""
 
-import json
-
 import pyarrow as pa
 import pytest
+import torch
 from pyarrow import parquet
 from starlette.testclient import TestClient
 from tests.sae.dashboard.planted import DIGITS, NESTED, SEVEN, SMALL, TWIN, make_run
@@ -11,19 +10,31 @@ from tests.sae.dashboard.planted import DIGITS, NESTED, SEVEN, SMALL, TWIN, make
 from matryo.sae.commands.index import IndexOptions, index_runs
 from matryo.sae.dashboard.index.opened import open_index
 from matryo.sae.dashboard.server.app import make_app
+from matryo.sae.dashboard.server.live import Live
 from matryo.sae.dashboard.server.site import Site
+from matryo.sae.dashboard.views.query import Query
+from matryo.sae.dashboard.views.steer import meta_parts, steer_view
+from matryo.sae.dashboard.views.units import meta_runs
+from matryo.sae.lm import splice
+from matryo.sae.nn import SAE, SAEConfig, build
 from matryo.sae.nn.folder import WEIGHTS
 from matryo.spine.fetch import file_sha256
 from matryo.spine.run import RunFolder
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def place(tmp_path_factory):
     runs = tmp_path_factory.mktemp("units") / "runs"
     trained = make_run(runs)
     index = open_index(index_runs([trained], IndexOptions(), runs))
     meta_run(runs, trained)
     stitch_run(runs, trained)
+    return index, runs
+
+
+@pytest.fixture(scope="module")
+def client(place):
+    index, runs = place
     return TestClient(make_app(Site(index, runs)), base_url="http://127.0.0.1")
 
 
@@ -35,8 +46,7 @@ def write(columns, path):
 def meta_run(runs, trained):
     with RunFolder.create(runs, "meta", "sae meta", {}, [trained]) as run:
         told = {"base_weights_sha256": file_sha256(trained / "saes" / NESTED / WEIGHTS)}
-        (run.path / "meta" / NESTED).mkdir(parents=True)
-        (run.path / "meta" / NESTED / "cfg.json").write_text(json.dumps({"metadata": told}))
+        build(SAEConfig(kind="topk", d_in=256, n_latents=2, k=1, seed=3)).save(run.path / "meta" / NESTED, told)
         edges = [(SEVEN, 1, 0.8, 0.5), (DIGITS, 1, 0.9, 0.7), (SEVEN, 0, 0.4, 0.1), (TWIN, 0, 0.7, 0.4)]
         names = ("latent", "meta_latent", "activation", "contribution", "cosine")
         rows = [(*edge, edge[3]) for edge in edges]
@@ -122,3 +132,32 @@ def test_stitching_counts_and_steps(client):
     assert page.status_code == 200
     assert "novel" in page.text
     assert client.get("/stitch?run=../x").status_code == 400
+
+
+def test_a_meta_latent_is_taken_out_of_a_latent(place):
+    index, runs = place
+    sae, live = index.saes[NESTED], Live(index)
+    asked = {"text": "In 1977", "latent": str(SEVEN), "edit": "meta", "meta": "1"}
+    view = steer_view(sae, live, Query(asked), runs)
+    lm, weights = live.lm(), live.sae(NESTED)
+    meta = SAE.load(next(iter(meta_runs(runs, sae).values()))["meta_sae"])
+    part = 0.8 * meta.W_dec[1].detach() * weights.W_dec[SEVEN].detach().norm()
+    torch.testing.assert_close(meta_parts(sae, weights, view, runs)[0], part)
+    tokens = torch.tensor([[lm.bos_id, *lm.encode(["In 1977"])[0]]])
+
+    def change(x):
+        z = weights.encode(x)[..., SEVEN : SEVEN + 1].detach()
+        z[:, 0] = 0
+        return x - z * part
+
+    with torch.no_grad():
+        clean = lm.logits(tokens)[0, -1].log_softmax(-1)
+        with splice(lm, {"blocks.0.resid_pre": change}):
+            edited = lm.logits(tokens)[0, -1].log_softmax(-1)
+    kl = float((clean.exp() * (clean - edited)).sum())
+    assert view["result"]["kl"] == pytest.approx(kl, rel=1e-3, abs=1e-7)
+    assert kl > 0
+    with pytest.raises(ValueError, match="expected meta-latents from 0 to 1"):
+        steer_view(sae, live, Query(asked | {"meta": "2"}), runs)
+    with pytest.raises(ValueError, match="make one with matryo sae meta"):
+        steer_view(sae, live, Query(asked), None)

@@ -244,7 +244,7 @@ def test_the_prompt_lab_computes_what_it_says(sae, live):
     with splice(lm, {SITE: lambda v: weights(v)}, where=keep):
         spliced = torch.nn.functional.cross_entropy(lm.logits(tokens)[0, 1:-1], tokens[0, 2:])
     assert view["result"]["ce_spliced"] == pytest.approx(float(spliced), rel=1e-5)
-    assert {r["latent"] for r in view["contrast"]["first"]} == {4, 8, DIGITS, SEVEN, TWIN}
+    assert {r["latent"] for r in view["contrast"]["first"]} == {4, 8, DIGITS, SEVEN, NINE, TWIN}
     assert 5 in {r["latent"] for r in view["contrast"]["second"]}
     assert prompt_view(sae, None, query())["result"] is None
     with pytest.raises(ValueError, match="without --no-model"):

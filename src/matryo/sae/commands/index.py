@@ -104,7 +104,7 @@ def index_runs(
         about = _about(told[0], lm, options)
         unembed = lm.unembed().float().cpu() if _writes_to_stream(told) else None
         build_index(folder.path / "index", members, rows, _vocabulary(lm), activations, about, unembed)
-        folder.finish({"index": "index", "saes": sorted(members)})
+        folder.finish({"index": "index", "indexed": sorted(members)})
     return folder.path
 
 

@@ -42,6 +42,16 @@ def share(
     form
         html (one file, up to 500 latents), site (a page each), neuronpedia (JSON), csv or parquet.
     """
+    if most is not None and most < 1:
+        raise ValueError(f"most is {most}; expected 1 or more")
+    count, name = _write(run, out, sae, where, sort, most, form)
+    say(f"written: {out} ({count:,} latents of {name})", out=str(out))
+
+
+def _write(
+    run: Path, out: Path, name: str | None, where: str, sort: str, most: int | None, form: str
+) -> tuple[int, str]:
+    """Write the file or files; how many latents, and of which SAE."""
     import json
 
     from matryo.sae.dashboard.index.opened import open_index
@@ -51,10 +61,8 @@ def share(
     from matryo.sae.dashboard.share.tables import table_bytes
     from matryo.sae.dashboard.views.table import sorted_latents
 
-    if most is not None and most < 1:
-        raise ValueError(f"most is {most}; expected 1 or more")
     index = open_index(find_index((run,)).path)
-    one = index.sae(sae or next(iter(index.saes)))
+    one = index.sae(name or next(iter(index.saes)))
     labels = Notes(index.folder / "notes.sqlite").labels(one.name)
     order = sorted_latents(one, where, sort, labels)
     order = order[: most if most is not None else 100 if form == "html" else None]
@@ -69,4 +77,4 @@ def share(
         write_text(out, json.dumps([neuronpedia(one, latent) for latent in latents], ensure_ascii=False))
     else:
         out.write_bytes(table_bytes(one, order, form, labels)[0])
-    say(f"written: {out} ({len(latents):,} latents of {one.name})", out=str(out))
+    return len(latents), one.name

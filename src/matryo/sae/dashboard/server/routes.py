@@ -136,7 +136,7 @@ PAGES = [
     Page("/compare", lambda s, p, q: compare_view(s.index, q), "compare.html", needs_sae=False),
     Page(
         "/steer",
-        lambda s, p, q: steer_view(_sae(s, p, q), s.live, q),
+        lambda s, p, q: steer_view(_sae(s, p, q), s.live, q, s.runs),
         "steer.html",
         context={"edits": EDITS, "positions": POSITIONS},
     ),

@@ -30,7 +30,10 @@ def levels_view(sae: IndexedSAE, query: Query) -> dict[str, Any]:
     cosine = query.number("cosine", COSINE, -1, 1)
     root = query.whole("root", -1, -1, sae.n_latents - 1)
     edges = sae.edges
-    parent = choose_parents(edges, sae.n_latents, containment, cosine)
+    if (containment, cosine) == (CONTAINMENT, COSINE):
+        parent = sae.stats["parent"]  # chosen at these when the index was made
+    else:
+        parent = choose_parents(edges, sae.n_latents, containment, cosine)
     children: dict[int, list[int]] = {}
     for child in np.flatnonzero(parent >= 0).tolist():
         children.setdefault(int(parent[child]), []).append(child)
@@ -106,6 +109,9 @@ def suspects(sae: IndexedSAE, containment: float, cosine: float, root: int = -1)
         fit = fit[(fit["parent"] == root) | (fit["child"] == root)]
     firings = stats["firings"][fit["child"]]
     score = fit["cosine"] * (1 - fit["containment"]) * firings
+    if len(score) > 50 * SUSPECTS:  # sorting half a million pairs takes longer than the rest of the page
+        best = np.partition(score, len(score) - SUSPECTS)[-SUSPECTS]
+        fit, score = fit[score >= best], score[score >= best]
     order = np.lexsort((fit["child"], -score))[:SUSPECTS]
     found = []
     for edge in fit[order]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from matryo.sae.dashboard.index.opened import IndexedSAE
 from matryo.sae.dashboard.views.following import last_logits
 from matryo.sae.dashboard.views.latent import chip
 from matryo.sae.dashboard.views.live_latent import model_of
 from matryo.sae.dashboard.views.query import Query
+from matryo.sae.dashboard.views.units import meta_runs, read_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +24,7 @@ EDITS = {
     "clamp": "set to strength × largest",
     "ablate": "set to 0",
     "project": "project its direction out",
+    "meta": "take meta-latents out of it",
 }
 POSITIONS = {"all": "every token", "last": "the last token"}
 SWEEP = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0)
@@ -29,7 +34,7 @@ MOST_NEW = 40
 MOST_LATENTS = 16
 
 
-def steer_view(sae: IndexedSAE, live: Live | None, query: Query) -> dict[str, Any]:
+def steer_view(sae: IndexedSAE, live: Live | None, query: Query, runs: Path | None = None) -> dict[str, Any]:
     """Next-token probabilities with and without the edit, their divergence, a sweep of strengths, and continuations.
 
     With x the activation at the SAE's site, z its latents, d_j the decoder row of latent j, m_j its largest activation
@@ -39,6 +44,7 @@ def steer_view(sae: IndexedSAE, live: Live | None, query: Query) -> dict[str, An
         clamp:   (s m_j − z_j) d_j
         ablate:  −z_j d_j
         project: −P x, with P the projection on the span of the chosen rows (all at once)
+        meta:    −z_j ‖d_j‖ Σ_m a_jm v_m, over the chosen meta-latents m, of rows v_m, that d_j / ‖d_j‖ has with a_jm
 
     so that what the SAE does not reconstruct stays. BOS is never edited. KL(clean ‖ edited) is over the token that
     follows the text, in nats. Continuations are drawn with the same random numbers.
@@ -49,6 +55,7 @@ def steer_view(sae: IndexedSAE, live: Live | None, query: Query) -> dict[str, An
         "text": query.text("text", longest=8_192),
         "latents": _numbers(sae, asked),
         "asked": asked,
+        "meta": query.text("meta", longest=200),
         "edit": query.choice("edit", EDITS, "add"),
         "strength": query.number("strength", 1.0, -100, 100),
         "at": query.choice("at", POSITIONS, "all"),
@@ -61,7 +68,7 @@ def steer_view(sae: IndexedSAE, live: Live | None, query: Query) -> dict[str, An
     }
     view["chips"] = [chip(sae, latent) for latent in view["latents"]]
     if view["text"].strip() and view["latents"]:
-        view["result"] = _steered(sae, model_of(live), view)
+        view["result"] = _steered(sae, model_of(live), view, runs)
     return view
 
 
@@ -80,12 +87,12 @@ class Edit:
     """The change of one site, as a function for `splice`."""
 
     def __init__(
-        self, weights: Any, latents: list[int], largest: list[float], edit: str, strength: float, at: str
+        self, weights: Any, view: dict[str, Any], largest: list[float], strength: float, parts: Tensor | None = None
     ) -> None:
         import torch
 
-        self.weights, self.latents, self.edit, self.at = weights, latents, edit, at
-        self.rows = weights.W_dec[latents].detach()
+        self.weights, self.latents, self.edit, self.at = weights, view["latents"], view["edit"], view["at"]
+        self.rows = weights.W_dec[self.latents].detach() if parts is None else parts
         self.target = strength * torch.tensor(largest, dtype=self.rows.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -116,7 +123,34 @@ class Edit:
         return v[s > 1e-6 * s.max()]
 
 
-def _steered(sae: IndexedSAE, live: Live, view: dict[str, Any]) -> dict[str, Any]:
+def meta_parts(sae: IndexedSAE, weights: Any, view: dict[str, Any], runs: Path | None) -> Tensor:
+    """(latents, d): of each chosen latent's decoder row what the chosen meta-latents make of it, ‖d_j‖ Σ_m a_jm v_m.
+
+    Raises:
+        ValueError: there is no meta-SAE of these weights, or it has no such meta-latent.
+    """
+    import torch
+
+    from matryo.sae.nn import SAE
+
+    found = meta_runs(runs, sae)
+    if not found:
+        raise ValueError(f"there is no meta-SAE of {sae.name} beside the index: make one with matryo sae meta")
+    files = next(iter(found.values()))
+    meta, edges = SAE.load(files["meta_sae"]), read_table(files["edges"])
+    asked = [int(word) for word in view["meta"].replace(",", " ").split() if word.isascii() and word.isdigit()]
+    if not asked or max(asked) >= len(meta.W_dec):
+        raise ValueError(f"meta is {view['meta'][:40]!r}; expected meta-latents from 0 to {len(meta.W_dec) - 1}")
+    parts = torch.zeros(len(view["latents"]), weights.W_dec.shape[1])
+    for row, latent in zip(parts, view["latents"], strict=True):
+        mine = (edges["latent"] == latent) & np.isin(edges["meta_latent"], asked)
+        for m, act in zip(edges["meta_latent"][mine], edges["activation"][mine], strict=True):
+            row += float(act) * meta.W_dec[int(m)].detach()
+        row *= float(weights.W_dec[latent].detach().norm())
+    return parts.to(weights.W_dec)
+
+
+def _steered(sae: IndexedSAE, live: Live, view: dict[str, Any], runs: Path | None) -> dict[str, Any]:
     import torch
 
     from matryo.sae.lm import splice
@@ -128,8 +162,10 @@ def _steered(sae: IndexedSAE, live: Live, view: dict[str, Any]) -> dict[str, Any
     tokens = torch.tensor([[lm.bos_id, *ids]])
     largest = [float(sae.stats["largest"][latent]) for latent in view["latents"]]
 
+    parts = meta_parts(sae, weights, view, runs) if view["edit"] == "meta" else None
+
     def edit(strength: float) -> Edit:
-        return Edit(weights, view["latents"], largest, view["edit"], strength, view["at"])
+        return Edit(weights, view, largest, strength, parts)
 
     with live.lock, torch.no_grad():
         clean = last_logits(lm, tokens)

@@ -28,14 +28,16 @@ def _finished(folder: Path | None) -> Iterator[tuple[str, Path, dict[str, Any]]]
 
 
 def meta_runs(folder: Path | None, sae: IndexedSAE) -> dict[str, dict[str, Path]]:
-    """Runs of `sae meta` on these very weights: by name, their tables."""
+    """Runs of `sae meta` on these very weights: by name, their tables, and the folder of the meta-SAE."""
     found = {}
     for name, path, outputs in _finished(folder):
         tables = outputs.get("meta", {})
         mine = tables.get(sae.name) if isinstance(tables, dict) else None
         if not isinstance(mine, dict) or not _is_of(path / str(mine.get("meta_sae", "")), sae):
             continue
-        found[name] = {key: path / mine[key] for key in ("latents", "edges", "meta_latents") if key in mine}
+        keys = ("latents", "edges", "meta_latents", "meta_sae")
+        if all(key in mine for key in keys):
+            found[name] = {key: path / mine[key] for key in keys}
     return found
 
 
