@@ -58,7 +58,8 @@ def capture(
     values: dict[Site, Tensor] = {}
     start = 0
     for part in whole.split(_rows_per_pass(lm, whole, pass_tokens)):
-        for site, value in _one_pass(lm, part, distinct).items():
+        found = read_sites(lm, len(part), distinct, lambda part=part: lm.run(part))
+        for site, value in found.items():
             if site not in values:
                 values[site] = value.new_empty(whole.shape[0], *value.shape[1:])
             values[site][start : start + len(part)] = value
@@ -73,17 +74,20 @@ def _rows_per_pass(lm: LM, tokens: Tensor, pass_tokens: int | None) -> int:
     return max(1, (pass_tokens or CPU_PASS_TOKENS) // max(1, tokens[0].numel()))
 
 
-def _one_pass(lm: LM, tokens: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """The value at every site, as the pass made it: a later in-place operation of the model cannot reach it."""
+def read_sites(lm: LM, rows: int, sites: Sequence[Site], run: Callable[[], object]) -> dict[Site, Tensor]:
+    """The value at every site while `run` runs the model on so many rows, stopped once all have been seen.
+
+    A later in-place operation of the model cannot reach the values.
+    """
     seen: dict[Site, Tensor] = {}
 
     def reader(site: Site) -> Callable[[Tensor], None]:
         def read(value: Tensor) -> None:
             if site in seen:
                 return  # a module that runs several times is read the first time
-            if value.shape[0] != tokens.shape[0]:
+            if value.shape[0] != rows:
                 raise ValueError(
-                    f"site {site.name!r} gives {tuple(value.shape)} for {tokens.shape[0]} rows of tokens: expected one "
+                    f"site {site.name!r} gives {tuple(value.shape)} for {rows} rows of tokens: expected one "
                     "value per row, choose another module"
                 )
             last = len(seen) == len(sites) - 1
@@ -98,7 +102,7 @@ def _one_pass(lm: LM, tokens: Tensor, sites: Sequence[Site]) -> dict[Site, Tenso
             hooks.callback(attach(lm.model.get_submodule(site.module_path), site.at, reader(site)).remove)
         try:
             with torch.inference_mode():
-                lm.run(tokens)
+                run()
         except _ReachedLastSite:
             return seen
     missed = next(site for site in sites if site not in seen)
