@@ -13,7 +13,7 @@ from torch import Tensor
 
 from matryo.sae.evaluate.absorption.config import AbsorptionConfig
 from matryo.sae.evaluate.absorption.probes import (
-    column,
+    columns,
     encode_words,
     f1_score,
     fit_balanced_logistic,
@@ -82,7 +82,7 @@ class Absorption:
     split_latents_sd: float | None
 
 
-@torch.enable_grad()
+@torch.no_grad()
 def fit_concepts(
     found: WordActivations, config: AbsorptionConfig, advance: Callable[[int], None] = lambda epochs: None
 ) -> Concepts:
@@ -118,7 +118,7 @@ def fit_concepts(
     return Concepts(W, b, f1, {name: refused[name] for name in words.classes if name in refused})
 
 
-@torch.enable_grad()
+@torch.no_grad()
 def measure_absorption(
     sae: SAE,
     found: WordActivations,
@@ -148,6 +148,7 @@ def measure_absorption(
     entries = encode_words(sae, x)
     fitted, measured = (take_rows(entries, mask.nonzero()[:, 0]) for mask in (train, ~train))
     names = [found.words.classes[i] for i in kept]
+    rows = torch.nn.functional.normalize(sae.W_dec.detach().float(), dim=1)
     classes: list[ClassAbsorption] = []
     if kept:
         weights, _ = fit_one_vs_rest(
@@ -166,15 +167,15 @@ def measure_absorption(
             main, f1 = split_latents(fitted, measured, y[train], y[~train], weights[:, i], config)
             hits = ((x[~train] @ W[:, i] + b[i] > 0) & y[~train]).nonzero()[:, 0]
             place = (~train).nonzero()[:, 0][hits]
-            score = absorbed(x[place], take_rows(measured, hits), sae.W_dec.detach(), W[:, i], main, _limits(config))
+            score = absorbed(x[place], take_rows(measured, hits), rows, W[:, i], main, _limits(config))
             texts = [found.words.texts[j] for j in place.tolist()]
             children = [found.words.children[j] for j in place.tolist()]
             f1s = (concepts.f1[name], f1)
             classes.append(_summary(name, f1s, tuple(main.tolist()), score, texts, children))
     enough = len(classes) >= min_classes and classes
-    columns = [[c.fraction for c in classes], [c.full for c in classes], [float(len(c.main_latents)) for c in classes]]
-    means = [statistics.fmean(column) if enough else None for column in columns]
-    spreads = [statistics.stdev(column) if enough and len(column) > 1 else None for column in columns]
+    scores = [[c.fraction for c in classes], [c.full for c in classes], [float(len(c.main_latents)) for c in classes]]
+    means = [statistics.fmean(values) if enough else None for values in scores]
+    spreads = [statistics.stdev(values) if enough and len(values) > 1 else None for values in scores]
     return Absorption(tuple(classes), *means, *spreads)
 
 
@@ -195,8 +196,8 @@ def split_latents(
     main, best = order[:1], -1.0
     for k in range(1, min(config.absorption_max_split, len(order)) + 1):
         chosen = order[:k]
-        w, b = fit_balanced_logistic(column(fitted, chosen), y_fitted)
-        f1 = f1_score(column(measured, chosen).double() @ w + b > 0, y_measured)
+        w, b = fit_balanced_logistic(columns(fitted, chosen), y_fitted)
+        f1 = f1_score(columns(measured, chosen).double() @ w + b > 0, y_measured)
         if k > 1 and f1 <= best + config.absorption_f1_jump:
             break
         main, best = chosen, f1

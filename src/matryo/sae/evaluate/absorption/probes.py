@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,6 +15,9 @@ from matryo.sae.nn import SAE
 Rows = Tensor | Entries
 LR, END_LR = 1e-2, 1e-5
 """Adam's learning rate, falling exponentially from epoch to epoch (SAEBench)."""
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""Adam's other constants, PyTorch's defaults."""
 
 
 def fit_one_vs_rest(
@@ -46,32 +50,52 @@ def fit_one_vs_rest(
     """
     rows, classes = labels.shape
     width = x.n_latents if isinstance(x, Entries) else x.shape[1]
-    device = labels.device
-    W = torch.zeros(width, classes, device=device, requires_grad=True)
-    b = torch.zeros(classes, device=device, requires_grad=True)
     positives = labels.sum(0)
-    loss_of = torch.nn.BCEWithLogitsLoss(pos_weight=(rows - positives) / positives)
+    weight = (rows - positives) / positives
     y = labels.float()
-    adam = torch.optim.Adam([W, b], lr=LR, weight_decay=weight_decay)
+    theta = torch.zeros(width + 1, classes, device=labels.device)  # b is the last row
+    first, second = torch.zeros_like(theta), torch.zeros_like(theta)
+    step = 0
     for epoch in range(epochs):
-        adam.param_groups[0]["lr"] = LR * (END_LR / LR) ** (epoch / epochs)
-        order = torch.randperm(rows, generator=generator).to(device)
+        rate = LR * (END_LR / LR) ** (epoch / epochs)
+        order = torch.randperm(rows, generator=generator).to(labels.device)
         for chosen in order.split(batch):
-            loss = loss_of(_logits(x, chosen, W, b), y[chosen])
+            part = x[chosen] if isinstance(x, Tensor) else take_rows(x, chosen)
+            sigma = torch.sigmoid(_product(part, theta[:-1], theta[-1]))
+            target = y[chosen]
+            slope = (sigma - target * (sigma + weight * (1 - sigma))) / sigma.numel()
+            gradient = torch.cat([_transposed_product(part, slope), slope.sum(0, keepdim=True)])
             if l1:
-                loss = loss + l1 * W.abs().sum(0).mean()
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
+                gradient[:-1] += theta[:-1].sign() * (l1 / classes)
+            gradient.add_(theta, alpha=weight_decay)
+            step += 1
+            first.lerp_(gradient, 1 - BETAS[0])
+            second.lerp_(gradient.square_(), 1 - BETAS[1])
+            scale = (1 - BETAS[1] ** step) ** 0.5
+            theta.addcdiv_(first, second.sqrt().div_(scale).add_(EPSILON), value=-rate / (1 - BETAS[0] ** step))
         advance(1)
-    return W.detach(), b.detach()
+    return theta[:-1], theta[-1]
 
 
-def _logits(x: Rows, chosen: Tensor, W: Tensor, b: Tensor) -> Tensor:
+def _product(x: Rows, W: Tensor, b: Tensor) -> Tensor:
+    return torch.addmm(b, x, W) if isinstance(x, Tensor) else decode(x.value, x, W, b)
+
+
+def _transposed_product(x: Rows, slope: Tensor) -> Tensor:
     if isinstance(x, Tensor):
-        return torch.addmm(b, x[chosen], W)
-    part = take_rows(x, chosen)
-    return decode(part.value, part, W, b)
+        return x.T @ slope
+    order = _order_by_latent(x)
+    start = torch.zeros(x.n_latents + 1, dtype=torch.long, device=order.device)
+    torch.cumsum(torch.bincount(x.latent, minlength=x.n_latents), 0, out=start[1:])
+    flipped = Entries(start, x.row[order], x.value[order], x.n_rows)
+    return decode(flipped.value, flipped, slope, slope.new_zeros(slope.shape[1]))
+
+
+def _order_by_latent(x: Entries) -> Tensor:
+    """As the first half of `by_latent`; on a CPU by NumPy, whose stable sort of 16-bit numbers is ten times faster."""
+    if x.latent.device.type != "cpu" or x.n_latents > 1 << 16:
+        return x.by_latent[0]
+    return torch.from_numpy(np.argsort(x.latent.numpy().astype(np.uint16), kind="stable"))
 
 
 def take_rows(entries: Entries, rows: Int[Tensor, "chosen"]) -> Entries:
@@ -84,14 +108,13 @@ def take_rows(entries: Entries, rows: Int[Tensor, "chosen"]) -> Entries:
     return Entries(start, entries.latent[index], entries.value[index], entries.n_latents)
 
 
-def column(entries: Entries, latents: Int[Tensor, "k"]) -> Float[Tensor, "rows k"]:
+def columns(entries: Entries, latents: Int[Tensor, "k"]) -> Float[Tensor, "rows k"]:
     """Dense columns of a few latents."""
-    place = torch.full((entries.n_latents,), -1, dtype=torch.long, device=entries.latent.device)
-    place[latents] = torch.arange(len(latents), device=place.device)
-    at = place[entries.latent]
-    mine = at >= 0
+    order, start = entries.by_latent
     out = entries.value.new_zeros(entries.n_rows, len(latents))
-    out[entries.row[mine], at[mine]] = entries.value[mine]
+    for i, latent in enumerate(latents.tolist()):
+        mine = order[start[latent] : start[latent + 1]]
+        out[entries.row[mine], i] = entries.value[mine]
     return out
 
 

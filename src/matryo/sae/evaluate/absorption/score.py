@@ -37,7 +37,7 @@ class Absorbed:
 def absorbed(
     x: Float[Tensor, "rows d"],
     entries: Entries,
-    W_dec: Float[Tensor, "n_latents d"],
+    unit_rows: Float[Tensor, "n_latents d"],
     probe: Float[Tensor, "d"],
     main: Int[Tensor, "k"],
     limits: Thresholds,
@@ -58,15 +58,14 @@ def absorbed(
     Args:
         x: activations.
         entries: their active latents, in units in which decoder rows have norm 1.
-        W_dec: decoder.
+        unit_rows: decoder rows divided by their norms.
         probe: the concept's direction.
         main: its latents S.
         limits: the constants.
     """
     rows = len(x)
-    unit = probe / probe.norm()
-    cosines = torch.nn.functional.cosine_similarity(W_dec.float(), unit[None].float(), dim=1)
-    P = x.float() @ unit.float()
+    unit = (probe / probe.norm()).float()
+    cosines, P = unit_rows @ unit, x.float() @ unit
     row, cos = entries.row, cosines[entries.latent]
     proj = entries.value * cos
     is_main = torch.isin(entries.latent, main)
