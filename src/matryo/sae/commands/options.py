@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from matryo.sae.evaluate.absorption.config import AbsorptionConfig
 from matryo.sae.evaluate.config import DownstreamConfig
 from matryo.sae.nn.config import Kind, SAEConfig
 from matryo.sae.store.config import StoreConfig
@@ -137,11 +138,11 @@ class TrainOptions(TextOptions, TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(DownstreamConfig):
+class EvaluateOptions(DownstreamConfig, AbsorptionConfig):
     """What to measure, and how much."""
 
     tasks: tuple[str, ...] = ()
-    "Evaluation, repeatable: reconstruction, downstream, or all; the first two when not given."
+    "Evaluation, repeatable: reconstruction, downstream, absorption, or all; the first two when not given."
     device: str = "cpu"
     "Where models run."
     lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -150,6 +151,7 @@ class EvaluateOptions(DownstreamConfig):
     def __post_init__(self) -> None:
         """Check the values of every task."""
         DownstreamConfig.__post_init__(self)
+        AbsorptionConfig.__post_init__(self)
 
 
 def parse_levels(text: str) -> Any:

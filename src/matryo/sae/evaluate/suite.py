@@ -96,6 +96,23 @@ TASKS: dict[str, Task] = {
                 ("ce_recovered", "recovered", "(CE zero − CE spliced) / (CE zero − CE clean)"),
             ),
         ),
+        Task(
+            name="absorption",
+            line="feature absorption on first letters and WordNet's kinds, and split latents",
+            measure="matryo.sae.evaluate.absorption.task:absorption_task",
+            config="matryo.sae.evaluate.absorption.config:AbsorptionConfig",
+            draw="matryo.sae.evaluate.absorption.telling:draw",
+            columns=(
+                (
+                    "full_absorption",
+                    "absorbed",
+                    "share of words whose concept's own latents are silent and are spoken for",
+                ),
+                ("fraction_absorption", "fraction", "mean share of the concept's projection brought by other latents"),
+                ("split_latents", "split", "mean number of main latents of a concept"),
+            ),
+            unit="words",
+        ),
     )
 }
 """In the order in which they run and are shown."""

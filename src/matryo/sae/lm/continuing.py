@@ -47,7 +47,5 @@ def capture_endings(
     cache = DynamicCache()
     read_sites(lm, 1, wanted, lambda: model(input_ids=rows[:1, : len(prompt)].to(lm.device), past_key_values=cache))
     cache.batch_repeat_interleave(len(endings))
-    found = read_sites(
-        lm, len(endings), wanted, lambda: model(input_ids=endings.to(lm.device), past_key_values=cache)
-    )
+    found = read_sites(lm, len(endings), wanted, lambda: model(input_ids=endings.to(lm.device), past_key_values=cache))
     return found[wanted[0]].clone()

@@ -8,7 +8,7 @@ class AbsorptionConfig:
     """Constants of SAEBench's code, version 0.6.0, except where a line says otherwise."""
 
     absorption_labels: tuple[str, ...] = ("first-letter", "wordnet")
-    "Labels of single tokens, repeatable: first-letter, wordnet (parents of nouns), or file:PATH (columns word, parent, child)."
+    "Labels of single tokens, repeatable: first-letter, wordnet, or file:PATH (columns word, parent, child)."
     absorption_words: int = 0
     "Words drawn from each set of labels; 0 for all, as SAEBench."
     absorption_template: str = "{word} has the first letter:"

@@ -129,8 +129,8 @@ def measure_absorption(
 ) -> Absorption:
     """Absorption by SAEBench's full and fractional definitions (see `absorbed`), and split latents.
 
-    For each class, the latents with the largest weights of an L1 probe on all latents are tried as its main latents, one
-    more while the F1 of a logistic probe on them rises by `absorption_f1_jump`. Absorption is then measured on the
+    For each class, the latents of largest weight in an L1 probe on all latents are tried as its main latents, one more
+    while the F1 of a logistic probe on them rises by `absorption_f1_jump`. Absorption is then measured on the
     words that the residual's probe finds: Σ over them / their number.
 
     Args:

@@ -37,11 +37,11 @@ def read_activations(
     seed: int = 42,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> WordActivations:
-    r"""The site's activation at every word of a prompt such as
+    r"""The site's activation at every word, at the end of a prompt with examples.
 
         BOS \n dog has the first letter: D \n … \n WORD
 
-    with examples drawn from the word's own side of the split. SAEBench reads the same place of longer prompts: what
+    Examples are drawn from the word's own side of the split. SAEBench reads the same place of longer prompts: what
     follows the word cannot change it. It draws the examples of each word anew; here `share_prompt` words share them.
 
     Args:
