@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from matryo.sae.evaluate.absorption.config import AbsorptionConfig
 from matryo.sae.evaluate.config import DownstreamConfig
+from matryo.sae.evaluate.explain.config import ExplainConfig
 from matryo.sae.nn.config import Kind, SAEConfig
 from matryo.sae.store.config import StoreConfig
 from matryo.sae.train.config import TrainConfig
@@ -138,11 +139,11 @@ class TrainOptions(TextOptions, TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(DownstreamConfig, AbsorptionConfig):
+class EvaluateOptions(DownstreamConfig, AbsorptionConfig, ExplainConfig):
     """What to measure, and how much."""
 
     tasks: tuple[str, ...] = ()
-    "Evaluation, repeatable: reconstruction, downstream, absorption, or all; the first two when not given."
+    "Evaluation, repeatable: reconstruction, downstream, absorption, explanations, or all; the first two when not given."
     device: str = "cpu"
     "Where models run."
     lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -152,6 +153,7 @@ class EvaluateOptions(DownstreamConfig, AbsorptionConfig):
         """Check the values of every task."""
         DownstreamConfig.__post_init__(self)
         AbsorptionConfig.__post_init__(self)
+        ExplainConfig.__post_init__(self)
 
 
 def parse_levels(text: str) -> Any:

@@ -113,6 +113,20 @@ TASKS: dict[str, Task] = {
             ),
             unit="words",
         ),
+        Task(
+            name="explanations",
+            line="templated explanations of latents, a judge's on request, and how well they predict firing",
+            measure="matryo.sae.evaluate.explain.task:explanations_task",
+            config="matryo.sae.evaluate.explain.config:ExplainConfig",
+            columns=(
+                ("token_rule", "token rule", "accuracy of guessing where latents fire by their tokens alone"),
+                (
+                    "judge",
+                    "judge",
+                    "accuracy of a judge's guesses by its own explanations; none without --explain-judge",
+                ),
+            ),
+        ),
     )
 }
 """In the order in which they run and are shown."""

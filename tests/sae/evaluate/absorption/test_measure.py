@@ -41,9 +41,7 @@ def by_saebench(x, acts, W_dec, probe, main, limits):
         a = min(A, P - of_main)
         fraction = a / (a + of_main)
     top = int(projections.topk(1).indices[0])
-    full = bool(
-        (acts[main] < 1e-8).all() and cos[top] >= limits.full_cosine and projections[top] / P >= limits.share
-    )
+    full = bool((acts[main] < 1e-8).all() and cos[top] >= limits.full_cosine and projections[top] / P >= limits.share)
     return fraction, full
 
 
