@@ -21,14 +21,14 @@ class Nouns:
     "What a synset is a kind of, or an instance of."
 
     def kinds(self, synset: str) -> Iterator[tuple[str, ...]]:
-        """Every path from a synset up to the root, the synset first."""
+        """Every path from a synset up to the root, the synset first; the path of first-named kinds comes first."""
         paths = [(synset,)]
         while paths:
             path = paths.pop()
             higher = [up for up in self.above.get(path[-1], ()) if up not in path]
             if not higher:
                 yield path
-            paths += [(*path, up) for up in higher]
+            paths += [(*path, up) for up in reversed(higher)]
 
 
 def read_nouns(archive: Path) -> Nouns:

@@ -57,7 +57,7 @@ def draw_examples(
         ValueError: rows shorter than a window.
     """
     around = config.explain_context
-    rows, length = acts.shape
+    length = acts.shape[1]
     if length < 2 * around + 1:
         raise ValueError(f"rows have {length} tokens; expected a window of {2 * around + 1}: lower explain_context")
     inner = acts[:, around : length - around]

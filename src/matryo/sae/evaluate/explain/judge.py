@@ -88,9 +88,9 @@ def explanation_question(windows: Sequence[str]) -> Messages:
     system = (
         "A unit of a language model responds to something in text: a word, a part of a word, a kind of word, or a "
         "topic. Below are passages in which it responds, the strongest first; the tokens it responds to are put in "
-        "<< >>. Say what it responds to, so that someone could tell from your answer where it responds in new text. Be "
-        "neither narrower nor wider than the passages; mind capitals and punctuation where they matter. Answer with one "
-        "phrase of at most 20 words that completes the sentence: This neuron activates on"
+        "<< >>. Say what it responds to, so that someone could tell from your answer where it responds in new text. "
+        "Be neither narrower nor wider than the passages; mind capitals and punctuation where they matter. Answer with "
+        "one phrase of at most 20 words that completes the sentence: This neuron activates on"
     )
     return _messages(system, "\n".join(f"{i}. {window}" for i, window in enumerate(windows, 1)))
 
@@ -100,8 +100,8 @@ def detection_question(explanation: str, windows: Sequence[str]) -> Messages:
     system = (
         f"A unit of a language model responds to something in text. You are given what it responds to, and "
         f"{len(windows)} numbered passages in random order. Answer with the numbers of the passages in which it should "
-        "respond to at least one token, separated by commas, such as: 2, 5, 11. If there are none, answer: None. Answer "
-        "with nothing else."
+        "respond to at least one token, separated by commas, such as: 2, 5, 11. If there are none, answer: None. "
+        "Answer with nothing else."
     )
     numbered = "\n".join(f"{i}. {window}" for i, window in enumerate(windows, 1))
     return _messages(system, f"It responds to: {explanation}\n\n{numbered}")

@@ -96,8 +96,8 @@ def explanations_task(
         data={"heldout_rows": subjects.rows.digest(), "lm": lm.identity().get("weights")},
         seeds=(config.explain_seed,),
         notes=(
-            "Explanations marked templated are filled in from token counts; no model wrote them. The token rule guesses "
-            "that a latent fires wherever a token stands on which it fired in the windows shown.",
+            "Explanations marked templated are filled in from token counts; no model wrote them. The token rule "
+            "guesses that a latent fires wherever a token stands on which it fired in the windows shown.",
         ),
         missing=missing,
         extra={
