@@ -17,7 +17,7 @@ class AbsorptionConfig:
     "Other labels: the same."
     absorption_examples: int = 10
     "Examples with their answers in every prompt."
-    absorption_words_per_prompt: int = 64
+    absorption_words_per_prompt: int = 256
     "Words that share the examples of their prompt; SAEBench draws examples for every word, 1."
     absorption_train_share: float = 0.8
     "Share of the words that probes are fitted on; the others are measured."

@@ -31,7 +31,7 @@ def read_activations(
     template: str,
     *,
     examples: int = 10,
-    share_prompt: int = 64,
+    share_prompt: int = 256,
     train_share: float = 0.8,
     limit: int = 0,
     seed: int = 42,
