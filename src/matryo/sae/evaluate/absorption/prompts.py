@@ -63,28 +63,23 @@ def read_activations(
     order = random.permutation(len(words.texts))[: limit or None]
     words = words.pick(torch.as_tensor(order))
     cut = int(len(order) * train_share)
-    train = torch.arange(len(order)) < cut
-    shown = [_example(words, i, template) for i in range(len(order))]
-    x = None
+    said = [_example(words, i, template) for i in range(len(order))]
+    before = template.partition("{word}")[0]
+    parts: list[Tensor] = []
     for low, high in ((0, cut), (cut, len(order))):
-        pool = [i for i in range(low, high) if shown[i] is not None]
+        pool = [i for i in range(low, high) if said[i] is not None]
         if len(pool) <= examples:
             raise ValueError(f"{words.name}: {len(pool)} words to draw {examples} examples from; expected more")
         shared = min(share_prompt, len(pool) - examples)  # a prompt's words are not among its examples
         for first in range(low, high, shared):
             group = range(first, min(first + shared, high))
-            drawn: list[str] = []
-            for i in random.choice(pool, min(len(pool), examples + len(group)), replace=False).tolist():
-                if i not in group and len(drawn) < examples:
-                    drawn.append(shown[i] or "")
-            prompt = [lm.bos_id, *lm.encode(["\n" + "\n".join(drawn) + "\n" + template.partition("{word}")[0]])[0]]
+            drawn = random.choice(pool, min(len(pool), examples + len(group)), replace=False).tolist()
+            lines = [str(said[i]) for i in drawn if i not in group][:examples]
+            prompt = [lm.bos_id, *lm.encode(["\n" + "\n".join(lines) + "\n" + before])[0]]
             ids = words.ids[group.start : group.stop, None]
-            acts = capture_endings(lm, torch.tensor(prompt), ids, site)[:, -1].float().cpu()
-            x = acts.new_empty(len(order), acts.shape[1]) if x is None else x
-            x[group.start : group.stop] = acts
+            parts.append(capture_endings(lm, torch.tensor(prompt), ids, site)[:, -1].float().cpu())
             advance(len(group))
-    assert x is not None
-    return WordActivations(words, x, train)
+    return WordActivations(words, torch.cat(parts), torch.arange(len(order)) < cut)
 
 
 def _example(words: Words, word: int, template: str) -> str | None:
