@@ -9,6 +9,7 @@ import torch
 from matryo.sae.evaluate.absorption import AbsorptionConfig, prompts, read_activations, read_words
 from matryo.sae.evaluate.absorption.hypernyms import classes_of
 from matryo.sae.evaluate.absorption.task import absorption_task
+from matryo.sae.evaluate.absorption.telling import draw
 from matryo.sae.evaluate.subjects import Subjects
 from matryo.sae.lm import LM, capture, load_lm
 from matryo.sae.nn import SAEConfig, build
@@ -171,6 +172,8 @@ def test_the_task_says_what_it_measured_refused_and_missed(lm, tmp_path: Path):
         assert told["metrics"]["mean"]["mean_full_absorption_score"] == outcome.scores[sae]["full_absorption"]
         assert len(told["details"]) == len(full)
     assert any("adapted, not comparable with published scores" in note for note in outcome.notes)
+    ((svg, caption),) = draw([outcome])
+    assert svg.startswith("<svg") and "first-letter" in caption and "s1" in svg
     assert outcome.constants["absorption_share"] == 0.4
     assert outcome.data["first-letter"]["words"] == 1500
 
