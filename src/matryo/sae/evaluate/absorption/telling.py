@@ -22,7 +22,7 @@ ADAPTED = "adapted, not comparable with published scores"
 MIN_PARAMETERS, MIN_LATENTS = 10**9, 16_384
 """SAEBench's README: not for language models under a billion parameters, nor for SAEs under 16 k latents."""
 
-OWN_LATENT_F1 = 0.5
+OWN_LATENT_F1 = 0.2
 """Below this F1 of the probe on a class's main latents, a note says that the class has no latent of its own."""
 
 
