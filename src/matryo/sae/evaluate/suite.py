@@ -111,6 +111,11 @@ TASKS: dict[str, Task] = {
                 ("fraction_absorption", "fraction", "mean share of the concept's projection brought by other latents"),
                 ("split_latents", "split", "mean number of main latents of a concept"),
             ),
+            lines=(
+                ("wordnet_full_absorption", "full absorption, concepts being what WordNet's nouns are a kind of"),
+                ("wordnet_fraction_absorption", "the fraction, for WordNet's kinds"),
+                ("wordnet_split_latents", "main latents of a concept, for WordNet's kinds"),
+            ),
             unit="words",
         ),
         Task(
@@ -125,6 +130,10 @@ TASKS: dict[str, Task] = {
                     "judge",
                     "accuracy of a judge's guesses by its own explanations; none without --explain-judge",
                 ),
+            ),
+            lines=(
+                ("judge_random_inactive", "the judge's, if random windows are taken to be inactive, as SAEBench does"),
+                ("latents", "latents explained"),
             ),
         ),
         Task(
