@@ -17,8 +17,6 @@ COMMANDS = {
     "serve": "Open the dashboard of an index in the browser.",
     "share": "Write latents of an index as one HTML file, a site, or tables.",
     "demo": "Do the whole job at once: harvest, train, evaluate, and an HTML report.",
-    "toy": "Recover planted features that form a tree, vanilla against Matryoshka.",
-    "claims": "Measure the papers' claims, in units that can be interrupted.",
     "recipes": "List the named configs, or show one.",
 }
 
