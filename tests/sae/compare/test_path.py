@@ -28,7 +28,8 @@ def compared(small, large, x, **config):
 
 
 def units_of(one, b_dec="small"):
-    return published_units(one.novel, one.insertion.delta_mse.numpy(), one.edges, len(one.back.latent), b_dec)
+    delta, nearest = one.insertion.delta_mse.numpy(), one.there.latent.numpy()
+    return published_units(one.novel, delta, one.edges, nearest, len(one.back.latent), b_dec)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,20 @@ def test_each_greedy_step_is_the_best_there_is(pair):
             trial = [*done, unit, *(other for other in units if other not in (*done, unit))]
             errors[unit] = trace_path(path_of(trial, N_SMALL, N_LARGE), small, large, [x]).mse[step + 1]
         assert errors[order[step]] == pytest.approx(min(errors.values()), rel=1e-9)
+
+
+def test_what_no_edge_holds_enters_as_its_nearest_leaves(pair):
+    small, large = pair
+    one = compared(small, large, activations(), threshold=0.6)
+    units = units_of(one)
+    left, seen = {i for unit in units if unit.phase == "swap" for i in unit.removed}, set()
+    for unit in (unit for unit in units if unit.phase == "rest"):
+        for j in unit.added:
+            nearest = int(one.there.latent[j])
+            assert unit.removed == (nearest,) if unit.removed else nearest in left
+        assert len(unit.removed) == 1 or len(unit.added) == 1
+        seen |= set(unit.removed)
+    assert seen == set(range(N_SMALL)) - left and seen
 
 
 def test_the_greedy_order_says_when_it_needs_too_much(pair, monkeypatch):

@@ -136,8 +136,8 @@ def published(work: Work, one: "Compared") -> "list[Unit]":
     """The steps from a pair's smaller SAE to its larger in the paper's order."""
     from matryo.sae.compare import published_units
 
-    delta, n_small = one.insertion.delta_mse.numpy(), len(one.back.latent)
-    return published_units(one.novel, delta, one.edges, n_small, work.options.b_dec)
+    delta, nearest = one.insertion.delta_mse.numpy(), one.there.latent.cpu().numpy()
+    return published_units(one.novel, delta, one.edges, nearest, len(one.back.latent), work.options.b_dec)
 
 
 def _greedy(work: Work, pair: Pair, units: Any) -> Any:

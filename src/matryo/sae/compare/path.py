@@ -95,13 +95,14 @@ def components(novel: np.ndarray, edges: Edges, n_small: int) -> list[Unit]:
 
 
 def published_units(
-    novel: np.ndarray, delta_mse: np.ndarray, edges: Edges, n_small: int, b_dec: str = "small"
+    novel: np.ndarray, delta_mse: np.ndarray, edges: Edges, nearest: np.ndarray, n_small: int, b_dec: str = "small"
 ) -> list[Unit]:
     """The steps in the paper's order: all novel latents, then the swaps, then what is left, then b_dec.
 
     Inside a phase, for which the paper's order is not known: novel latents by ascending ΔMSE, components by descending
-    cosine. What is left are latents of either SAE that no edge holds: those of the smaller leave, those of the larger
-    enter, one at a time in turn, so that the path ends at the larger SAE. With b_dec "large" its step is the first.
+    cosine. What is left are latents of either SAE that no edge holds, which change places too, so that the path
+    ends at the larger SAE: those of the larger whose nearest has left already enter, then each latent of the smaller
+    leaves as those enter whose nearest it is. With b_dec "large" its step is the first.
     """
     swaps = components(novel, edges, n_small)
     inserted = [Unit("insert", (j,)) for j in np.argsort(delta_mse, kind="stable").tolist() if novel[j]]
@@ -109,10 +110,11 @@ def published_units(
     held[[j for unit in swaps for j in unit.added]] = True
     gone = np.zeros(n_small, dtype=bool)
     gone[[i for unit in swaps for i in unit.removed]] = True
-    added, removed = np.flatnonzero(~held).tolist(), np.flatnonzero(~gone).tolist()
-    rest = [
-        Unit("rest", tuple(added[s : s + 1]), tuple(removed[s : s + 1])) for s in range(max(len(added), len(removed)))
-    ]
+    rest = [Unit("rest", (j,)) for j in np.flatnonzero(~held & gone[nearest]).tolist()]
+    waiting: dict[int, list[int]] = {i: [] for i in np.flatnonzero(~gone).tolist()}
+    for j in np.flatnonzero(~held & ~gone[nearest]).tolist():
+        waiting[int(nearest[j])].append(j)
+    rest += [Unit("rest", tuple(added), (i,)) for i, added in waiting.items()]
     units, bias = [*inserted, *swaps, *rest], Unit("b_dec")
     return [bias, *units] if b_dec == "large" else [*units, bias]
 
