@@ -17,7 +17,7 @@ BINS = 50
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
-RANGE_ENTRIES = 16 * 2**20
+RANGE_ENTRIES = 4 * 2**20
 """Entries sorted at a time: about 60 bytes each while they are."""
 
 
