@@ -1,10 +1,10 @@
-"""No test here trains."""
+"""For tests that train nothing."""
 
 import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
-def _no_gradients():
+@pytest.fixture
+def no_gradients():
     with torch.no_grad():
         yield

@@ -7,6 +7,8 @@ from tests.sae.compare.families import ALL, N_LARGE, N_SMALL, TOKENS, D, activat
 from matryo.sae.compare import as_jumprelu, join, measure_insertions
 from matryo.sae.compare.insertion import dots_at
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 
 def brute(small, large, x, b_dec):
     """MSE with latent j of the larger added less MSE without, from dense activations."""

@@ -8,6 +8,8 @@ import torch
 
 from matryo.sae.compare import agreement, assign_rows, match, match_rows, roc_of, similar_pairs
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 LARGE, SMALL, D = 23, 11, 5
 
 

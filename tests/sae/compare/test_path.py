@@ -20,6 +20,8 @@ from matryo.sae.compare import (
     trace_path,
 )
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 
 def compared(small, large, x, **config):
     pair = ("small", "large")

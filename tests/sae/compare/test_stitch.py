@@ -7,6 +7,8 @@ from tests.sae.compare.families import ALL, N_LARGE, N_SMALL, activations, sae_o
 from matryo.sae.compare import as_jumprelu, join, match_rows, same_latents
 from matryo.sae.nn import SAE, SAEConfig, build
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind != "topk"])
 def test_every_kind_by_thresholds_is_the_same_function(kind):
