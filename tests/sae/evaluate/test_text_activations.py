@@ -1,5 +1,8 @@
 """One pass over texts of all lengths gives what running each text by itself gives; pooling is a mean over tokens."""
 
+import os
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +53,19 @@ def test_activations_that_are_kept_are_read_and_not_made_again(lm, tmp_path, mon
     with pytest.raises(pytest.fail.Exception):
         read_texts(lm, SITE, TEXTS, 5, tmp_path / "kept")
     assert sorted(path.suffix for path in (tmp_path / "kept").iterdir()) == [".json", ".npy"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_is_left_without_a_folder(lm, tmp_path, monkeypatch):
+    old, new = tmp_path / ".texts-old.npy", tmp_path / ".texts-new.npy"
+    for path in (old, new):
+        path.write_bytes(b"")
+    os.utime(old, (0, 0))
+    read_texts(lm, SITE, TEXTS, 2, tmp_path)
+    assert not old.exists() and new.exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    found = read_texts(lm, SITE, TEXTS, 2)
+    assert not list((tmp_path / "tmp").iterdir()) and bool(torch.isfinite(found.mean()).all())
 
 
 def test_a_text_without_a_token_is_refused(lm):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from matryo.spine.errors import check_space
 
 PASS_TOKENS = 2_048
 """Tokens in a pass of the model, and in a batch of the autoencoders."""
+
+STALE_SECONDS = 24 * 3600
+"""A file begun this long ago belongs to a process that was killed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,11 +204,17 @@ def read_texts(
     place = Path(folder or tempfile.gettempdir())
     check_space(place, 4 * int(start[-1]) * width, "activations of labelled texts")
     place.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
+        for left in folder.glob(".texts-*.npy"):  # of processes that were killed
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink(missing_ok=True)
     with tempfile.NamedTemporaryFile(dir=place, prefix=".texts-", suffix=".npy", delete=False) as file:
         partial = Path(file.name)
     try:
         shape = (int(start[-1]), width)
         values = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        if folder is None:
+            partial.unlink()  # an open map outlives its name, and nothing is left behind
         _fill(values, lm, site, [ids[i] for i in order.tolist()], start, advance)
         if kept is not None:
             values.flush()
@@ -212,7 +222,7 @@ def read_texts(
             partial.replace(kept)
         return TextActivations(values, start, order)
     finally:
-        partial.unlink(missing_ok=True)  # an open map outlives its name
+        partial.unlink(missing_ok=True)
 
 
 def _digest(texts: Sequence[str]) -> str:
