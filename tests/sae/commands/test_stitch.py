@@ -101,7 +101,8 @@ def test_other_kinds_and_prefixes(folder, monkeypatch, capsys, tmp_path):
         line = f"sae stitch {small} {large} --threshold 0.3 --runs {tmp_path}"
         code, said = run(line, folder, monkeypatch, capsys)
         assert code == 0, said.err
-    assert "keeps the k largest latents" in next(tmp_path.glob("*stitch*/report.html")).read_text()
+    told = ["keeps the k largest latents" in page.read_text() for page in tmp_path.glob("*-stitch-*/report.html")]
+    assert sorted(told) == [False, True], "of the pair with a TopK without levels only"
 
 
 def test_family_finds_ladders_controls_and_merges(folder, monkeypatch, capsys, tmp_path):
