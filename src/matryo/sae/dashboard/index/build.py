@@ -19,7 +19,7 @@ from matryo.sae.dashboard.index import arrays
 from matryo.sae.dashboard.index.corpus import write_corpus
 from matryo.sae.dashboard.index.directions import encoder_cosine, nearest, plane, read_logits, unit_rows
 from matryo.sae.dashboard.index.invert import invert
-from matryo.sae.dashboard.index.levels import choose_parents, level_of
+from matryo.sae.dashboard.index.levels import CONTAINMENT, COSINE, choose_parents, level_of
 from matryo.sae.dashboard.index.record import Recorder
 from matryo.sae.dashboard.index.statistics import tabulate
 from matryo.sae.dashboard.index.tree import find_edges
@@ -175,6 +175,7 @@ def _finalise(folder: Path, member: Member, token_ids: NDArray, unembed: Tensor 
         "l0": entries / max(1, len(token_ids)),
         "dead": int((counted.firings == 0).sum()),
         "logits": has_logits,
+        "parent_at": [CONTAINMENT, COSINE],
     }
 
 

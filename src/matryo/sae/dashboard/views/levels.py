@@ -30,7 +30,7 @@ def levels_view(sae: IndexedSAE, query: Query) -> dict[str, Any]:
     cosine = query.number("cosine", COSINE, -1, 1)
     root = query.whole("root", -1, -1, sae.n_latents - 1)
     edges = sae.edges
-    if (containment, cosine) == (CONTAINMENT, COSINE):
+    if [containment, cosine] == sae.told.get("parent_at"):
         parent = sae.stats["parent"]  # chosen at these when the index was made
     else:
         parent = choose_parents(edges, sae.n_latents, containment, cosine)
