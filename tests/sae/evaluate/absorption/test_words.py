@@ -1,5 +1,6 @@
 """Which words are measured, what the prompts say, and the task as a whole."""
 
+import re
 import tarfile
 from pathlib import Path
 
@@ -160,9 +161,13 @@ def test_the_task_says_what_it_measured_refused_and_missed(lm, tmp_path: Path):
     assert sum(counted) == 1500
     assert "words to draw 2 examples from; expected more" in outcome.missing[f"file:{tmp_path / 'ends.csv'}"]
     assert "No such file" in outcome.missing["file:/nowhere.csv"]
-    refused = [key for key in outcome.missing if key.startswith("first-letter ")]
+    weak = dict(re.findall(r"\b([a-z]) (0\.\d\d)", outcome.missing["first-letter, weak probes"]))
+    few = outcome.missing.get("first-letter, too few words", "").partition(": ")[2].split(", ")
+    refused = {*weak, *filter(None, few)}
+    assert max(map(float, weak.values())) <= 0.3
     rows = outcome.tables["classes"].rows
-    assert len(rows) == 2 * (26 - len(refused)) and refused
+    assert {row[2] for row in rows} == set("abcdefghijklmnopqrstuvwxyz") - refused
+    assert len(rows) == 2 * (26 - len(refused))
     for sae in group.saes:
         full = [row[3] for row in rows if row[0] == sae]
         assert outcome.scores[sae]["full_absorption"] == pytest.approx(sum(full) / len(full))
@@ -170,7 +175,7 @@ def test_the_task_says_what_it_measured_refused_and_missed(lm, tmp_path: Path):
         assert low <= outcome.scores[sae]["full_absorption"] <= high
         told = outcome.extra["saebench"][sae]
         assert told["metrics"]["mean"]["mean_full_absorption_score"] == outcome.scores[sae]["full_absorption"]
-        assert len(told["details"]) == len(full)
+        assert len(told["details"]) == len(full) and told["config"]["model_name"] == "tiny"
     assert any("adapted, not comparable with published scores" in note for note in outcome.notes)
     ((svg, caption),) = draw([outcome])
     assert svg.startswith("<svg") and "first-letter" in caption and "s1" in svg

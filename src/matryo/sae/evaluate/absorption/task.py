@@ -48,11 +48,11 @@ def absorption_task(
             name: measure_absorption(sae, found, concepts, config, _min_classes(label, config), lambda _: advance(0))
             for name, sae in subjects.saes.items()
         }
-        measured.append(Measured(label, found, concepts, saes))
-        missing |= {f"{label} {name}": reason for name, reason in concepts.refused.items()}
+        measured.append(Measured(label, lm.name, found, concepts, saes))
+        missing |= _refused(label, concepts, config)
         kept = len(found.words.classes) - len(concepts.refused)
         if kept < _min_classes(label, config):
-            missing[f"{label} means"] = f"{kept} classes measured; expected {_min_classes(label, config)} or more"
+            missing[f"{label}, means"] = f"{kept} classes measured; expected {_min_classes(label, config)} or more"
     if not measured:
         raise ValueError("; ".join(f"{label}: {reason}" for label, reason in missing.items()))
     return Outcome(
@@ -75,6 +75,20 @@ def absorption_task(
         missing=missing,
         extra={"saebench": saebench_results(measured, config)},
     )
+
+
+def _refused(label: str, concepts: Concepts, config: AbsorptionConfig) -> dict[str, str]:
+    """The classes left out, those of one reason in one line."""
+    weak = [f"{name} {concepts.f1[name]:.2f}" for name in concepts.refused if name in concepts.f1]
+    few = [name for name in concepts.refused if name not in concepts.f1]
+    told = {}
+    if weak:
+        told[f"{label}, weak probes"] = f"expected an F1 above {config.absorption_min_f1:g}: {', '.join(weak)}"
+    if few:
+        told[f"{label}, too few words"] = (
+            f"expected {config.absorption_min_words} or more, and some to measure: {', '.join(few)}"
+        )
+    return told
 
 
 def _words(

@@ -31,6 +31,8 @@ class Measured:
     """One set of words: what was read, and what each autoencoder does with it."""
 
     label: str
+    lm: str
+    "Name of the model."
     found: WordActivations
     concepts: Concepts
     saes: dict[str, Absorption]
@@ -134,7 +136,7 @@ def saebench_results(measured: Sequence[Measured], config: AbsorptionConfig) -> 
             results[sae] = {
                 "eval_type_id": "absorption_first_letter",
                 "config": {
-                    "model_name": "",
+                    "model_name": one.lm,
                     "random_seed": config.absorption_seed,
                     "f1_jump_threshold": config.absorption_f1_jump,
                     "max_k_value": config.absorption_max_split,
