@@ -150,14 +150,19 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(
-    ModelOptions, DownstreamConfig, AbsorptionConfig, ExplainConfig, ProbingConfig, TppConfig, ScrConfig
-):
-    """What to measure, and how much."""
+class TaskOptions:
+    """What to measure."""
 
     tasks: tuple[str, ...] = ()
     """Evaluation, repeatable: reconstruction, downstream, absorption, explanations, probing, tpp, scr, or all; the first
     two when not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(
+    ExplainConfig, AbsorptionConfig, ScrConfig, TppConfig, ProbingConfig, DownstreamConfig, ModelOptions, TaskOptions
+):
+    """What to measure, and how much. Help lists the fields of the last base first."""
 
     def __post_init__(self) -> None:
         """Check the values of every task."""
