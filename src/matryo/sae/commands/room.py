@@ -8,8 +8,6 @@ COMMANDS = {
     "convert": "Read an SAE of another library, or write one for it.",
     "adopt": "Make a run of pretrained SAEs, with the model and text to measure them on.",
     "evaluate": "Measure trained autoencoders on held-out activations and in the model.",
-    "claims": "Measure the papers' claims, in units that can be interrupted.",
-    "toy": "Recover planted features that form a tree, vanilla against Matryoshka.",
     "stitch": "Sort a larger SAE's latents into novel and known beside a smaller one's, and walk from one to the other.",
     "family": "The same along a whole ladder of sizes, with controls.",
     "meta": "Take autoencoders apart by meta-SAEs of their decoder rows.",
@@ -17,6 +15,8 @@ COMMANDS = {
     "serve": "Open the dashboard of an index in the browser.",
     "share": "Write latents of an index as one HTML file, a site, or tables.",
     "demo": "Do the whole job at once: harvest, train, evaluate, and an HTML report.",
+    "toy": "Recover planted features that form a tree, vanilla against Matryoshka.",
+    "claims": "Measure the papers' claims, in units that can be interrupted.",
     "recipes": "List the named configs, or show one.",
 }
 

@@ -205,9 +205,7 @@ def read_texts(
     check_space(place, 4 * int(start[-1]) * width, "activations of labelled texts")
     place.mkdir(parents=True, exist_ok=True)
     if folder is not None:
-        for left in folder.glob(".texts-*.npy"):  # of processes that were killed
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink(missing_ok=True)
+        _sweep(folder)
     with tempfile.NamedTemporaryFile(dir=place, prefix=".texts-", suffix=".npy", delete=False) as file:
         partial = Path(file.name)
     try:
@@ -223,6 +221,13 @@ def read_texts(
         return TextActivations(values, start, order)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes have left."""
+    for left in folder.glob(".texts-*.npy"):
+        if time.time() - left.stat().st_mtime > STALE_SECONDS:
+            left.unlink(missing_ok=True)
 
 
 def _digest(texts: Sequence[str]) -> str:
