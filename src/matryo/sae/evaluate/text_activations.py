@@ -204,10 +204,7 @@ def read_texts(
     place = Path(folder or tempfile.gettempdir())
     check_space(place, 4 * int(start[-1]) * width, "activations of labelled texts")
     place.mkdir(parents=True, exist_ok=True)
-    if folder is not None:
-        _sweep(folder)
-    with tempfile.NamedTemporaryFile(dir=place, prefix=".texts-", suffix=".npy", delete=False) as file:
-        partial = Path(file.name)
+    partial = _new_file(place)
     try:
         shape = (int(start[-1]), width)
         values = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
@@ -223,11 +220,13 @@ def read_texts(
         partial.unlink(missing_ok=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes have left."""
+def _new_file(folder: Path) -> Path:
+    """A file of this process alone; what killed processes have left is removed."""
     for left in folder.glob(".texts-*.npy"):
         if time.time() - left.stat().st_mtime > STALE_SECONDS:
             left.unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".texts-", suffix=".npy", delete=False) as file:
+        return Path(file.name)
 
 
 def _digest(texts: Sequence[str]) -> str:
