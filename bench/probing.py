@@ -1,6 +1,6 @@
 """Sparse probing, all probes fitted together, beside scikit-learn fitting the same probes one by one on dense latents.
 
-    python -m bench.probing --run RUN [--cache FOLDER] [--rounds 3]
+    python -m bench.probing --run RUN [--cache FOLDER] [--rounds 3] [--seeds 1]
 
 Both are given the same mean activations of the same texts; the model and the autoencoder are run before and not timed.
 Each round times both, ours first. scikit-learn's side takes the difference of means on dense latents and fits
@@ -76,6 +76,7 @@ def measure(subjects: Subjects, config: ProbingConfig, rounds: int) -> dict[str,
         began = time.perf_counter()
         ours = together(latents, residual, drawn, config.probing_k)
         times["together"].append(time.perf_counter() - began)
+        print(f"together: {times['together'][-1]:.2f} s", flush=True)
         began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 1,000 iterations are not always enough for it
@@ -103,10 +104,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a training run on a language model")
     parser.add_argument("--cache", default="", help="folder that keeps the model's activations")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1, help="seeds; the evaluation's own default is 5")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    found = measure(open_subjects([options.run])[0], ProbingConfig(probing_cache=options.cache), options.rounds)
+    config = ProbingConfig(probing_cache=options.cache, probing_seeds=options.seeds)
+    found = measure(open_subjects([options.run])[0], config, options.rounds)
     print(f"{found['probes']:,} probes on {found['texts']:,} texts; accuracies: together, one by one")
     for name, (ours, theirs) in found["accuracy"].items():
         print(f"  {name:18} {ours:.4f}  {theirs:.4f}  {100 * (ours - theirs):+.2f} points")
