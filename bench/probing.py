@@ -29,7 +29,6 @@ from matryo.sae.evaluate.probing_config import ProbingConfig
 from matryo.sae.evaluate.tasks import Task
 from matryo.sae.evaluate.text_activations import PooledLatents
 
-
 PARTS = ("latents", "channels", "residual stream")
 
 
