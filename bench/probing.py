@@ -1,6 +1,6 @@
 """Sparse probing, all probes fitted together, beside scikit-learn fitting the same probes one by one on dense latents.
 
-    python -m bench.probing --run RUN [--cache FOLDER] [--rounds 3]
+    python -m bench.probing --run RUN [--cache FOLDER] [--rounds 3] [--seeds 1]
 
 Both are given the same mean activations of the same texts; the model and the autoencoder are run before and not timed.
 Each round times both, ours first. scikit-learn's side takes the difference of means on dense latents and fits
@@ -29,37 +29,51 @@ from matryo.sae.evaluate.probing_config import ProbingConfig
 from matryo.sae.evaluate.tasks import Task
 from matryo.sae.evaluate.text_activations import PooledLatents
 
+PARTS = ("latents", "channels", "residual stream")
 
-def together(latents: PooledLatents, residual: Tensor, drawn: Sequence[Drawn], ks: Sequence[int]) -> np.ndarray:
-    """Ours: accuracies (problems, latents' ks + channels' ks + 1)."""
+
+def together(
+    latents: PooledLatents, residual: Tensor, drawn: Sequence[Drawn], ks: Sequence[int]
+) -> tuple[np.ndarray, list[float]]:
+    """Ours: accuracies (problems, latents' ks + channels' ks + 1), and the seconds of each of the three parts."""
     problems = [one.problem for one in drawn]
+    clock = [time.perf_counter()]
     of_latents, _ = probe_top_k(latents, problems, len(residual), ks)
+    clock.append(time.perf_counter())
     of_channels, _ = probe_top_k(Channels(residual), problems, len(residual), ks)
+    clock.append(time.perf_counter())
     whole = torch.empty(len(drawn), 1)
     for name in dict.fromkeys(one.task for one in drawn):
         mine = [at for at, one in enumerate(drawn) if one.task == name]
         whole[mine, 0] = probe_all(residual, [problems[at] for at in mine])
-    return torch.cat([of_latents, of_channels, whole], 1).numpy()
+    clock.append(time.perf_counter())
+    return torch.cat([of_latents, of_channels, whole], 1).numpy(), np.diff(clock).tolist()
 
 
-def one_by_one(dense: np.ndarray, residual: np.ndarray, drawn: Sequence[Drawn], ks: Sequence[int]) -> np.ndarray:
-    """scikit-learn: the same accuracies."""
+def one_by_one(
+    dense: np.ndarray, residual: np.ndarray, drawn: Sequence[Drawn], ks: Sequence[int]
+) -> tuple[np.ndarray, list[float]]:
+    """scikit-learn: the same."""
     from sklearn.linear_model import LogisticRegression
 
     def fit(train: np.ndarray, test: np.ndarray, one: Drawn) -> float:
         found = LogisticRegression(C=1.0, max_iter=1000).fit(train, one.problem.is_train)
         return float((found.predict(test) == one.problem.is_test).mean())
 
-    rows = []
-    for one in drawn:
-        row = []
-        for values in (dense, residual):
-            train, test = values[one.problem.train], values[one.problem.test]
-            difference = np.abs(train[one.problem.is_train].mean(0) - train[~one.problem.is_train].mean(0))
-            order = np.argsort(-difference)
-            row += [fit(train[:, order[:k]], test[:, order[:k]], one) for k in ks]
-        rows.append([*row, fit(residual[one.problem.train], residual[one.problem.test], one)])
-    return np.array(rows)
+    def top(values: np.ndarray, one: Drawn) -> list[float]:
+        train, test = values[one.problem.train], values[one.problem.test]
+        difference = np.abs(train[one.problem.is_train].mean(0) - train[~one.problem.is_train].mean(0))
+        order = np.argsort(-difference)
+        return [fit(train[:, order[:k]], test[:, order[:k]], one) for k in ks]
+
+    clock = [time.perf_counter()]
+    parts = [[top(dense, one) for one in drawn]]
+    clock.append(time.perf_counter())
+    parts.append([top(residual, one) for one in drawn])
+    clock.append(time.perf_counter())
+    parts.append([[fit(residual[one.problem.train], residual[one.problem.test], one)] for one in drawn])
+    clock.append(time.perf_counter())
+    return np.concatenate(parts, 1), np.diff(clock).tolist()
 
 
 def measure(subjects: Subjects, config: ProbingConfig, rounds: int) -> dict[str, Any]:
@@ -70,18 +84,16 @@ def measure(subjects: Subjects, config: ProbingConfig, rounds: int) -> dict[str,
     residual, latents = material.bank.residual(), material.bank.latents(sae, lambda n: None)
     dense = latents.columns(torch.arange(latents.n_latents)).contiguous().numpy()
     together(latents, residual, drawn[:2], config.probing_k)  # compiles
-    times: dict[str, list[float]] = {"together": [], "one by one": []}
+    times: dict[str, list[list[float]]] = {"together": [], "one by one": []}
     ours = theirs = np.empty(0)
     for _ in range(rounds):
-        began = time.perf_counter()
-        ours = together(latents, residual, drawn, config.probing_k)
-        times["together"].append(time.perf_counter() - began)
-        began = time.perf_counter()
+        ours, seconds = together(latents, residual, drawn, config.probing_k)
+        times["together"].append(seconds)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 1,000 iterations are not always enough for it
-            theirs = one_by_one(dense, residual.numpy(), drawn, config.probing_k)
-        times["one by one"].append(time.perf_counter() - began)
-    median = {name: float(np.median(values)) for name, values in times.items()}
+            theirs, seconds = one_by_one(dense, residual.numpy(), drawn, config.probing_k)
+        times["one by one"].append(seconds)
+    median = {name: np.median(values, 0) for name, values in times.items()}
     ks = config.probing_k
     columns = [*(f"latents, k = {k}" for k in ks), *(f"channels, k = {k}" for k in ks), "residual stream"]
     return {
@@ -89,8 +101,8 @@ def measure(subjects: Subjects, config: ProbingConfig, rounds: int) -> dict[str,
         "texts": len(residual),
         "problems": len(drawn),
         "probes": int(ours.size),
-        "seconds": times,
-        "ratio": median["one by one"] / median["together"],
+        "seconds": {name: values.tolist() for name, values in median.items()},
+        "ratio": float(median["one by one"].sum() / median["together"].sum()),
         "accuracy": {c: [float(a), float(b)] for c, a, b in zip(columns, ours.mean(0), theirs.mean(0), strict=True)},
         "largest_difference": float(np.abs(ours - theirs).max()),
         "missing": missing,
@@ -103,15 +115,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a training run on a language model")
     parser.add_argument("--cache", default="", help="folder that keeps the model's activations")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1, help="seeds; the evaluation's own default is 5")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    found = measure(open_subjects([options.run])[0], ProbingConfig(probing_cache=options.cache), options.rounds)
+    config = ProbingConfig(probing_cache=options.cache, probing_seeds=options.seeds)
+    found = measure(open_subjects([options.run])[0], config, options.rounds)
     print(f"{found['probes']:,} probes on {found['texts']:,} texts; accuracies: together, one by one")
     for name, (ours, theirs) in found["accuracy"].items():
         print(f"  {name:18} {ours:.4f}  {theirs:.4f}  {100 * (ours - theirs):+.2f} points")
     for name, values in found["seconds"].items():
-        print(f"  {name:18} {' '.join(f'{value:.2f}' for value in values)} s")
+        told = ", ".join(f"{part} {value:.2f}" for part, value in zip(PARTS, values, strict=True))
+        print(f"  {name:18} {sum(values):.2f} s: {told}")
     print(f"  {found['ratio']:.1f} × faster together")
     print(json.dumps(found))
 

@@ -163,7 +163,8 @@ def _made(bank: TextBank, name: str, folder: str | None, config: LabelledConfig)
                 raise unknown("labelled task", name, [*SETS, *OFFLINE, *HUB])
             bank.tasks[key] = limited(made, config.probing_limit)
         except (ValueError, OSError) as error:
-            bank.tasks[key] = " ".join(str(error).split())
+            copy = f" (a local copy is read with {name}=FOLDER)" if name in HUB and folder is None else ""
+            bank.tasks[key] = " ".join(str(error).split()) + copy
     return bank.tasks[key]
 
 

@@ -232,8 +232,9 @@ def _outcome(
 def _note(config: ProbingConfig, material: Material) -> str:
     tasks = len(material.tasks)
     return (
-        f"probing: mean over {tasks} tasks, {config.probing_seeds} splits by document, {config.probing_tokens} "
-        "tokens of a text; only SAEBench's own sets at 127 tokens are comparable with its published scores."
+        f"probing: mean over {tasks} task{'s' * (tasks > 1)}, {config.probing_seeds} splits by document, "
+        f"{config.probing_tokens} tokens of a text; only SAEBench's own sets at 127 tokens are comparable with its "
+        "published scores."
     )
 
 
