@@ -10,7 +10,7 @@ from matryo.sae.nn import SAE, Gated, Loss, ReLU
 from matryo.sae.nn.auxiliary import aux_loss
 from matryo.sae.nn.levels import draw_levels, level_weights
 
-DENSE_ABOVE = 0.12
+DENSE_ABOVE = 0.16
 """Density from which five dense products cost less than lists of entries (measured: docs/log.md, 2026-11-25)."""
 
 CHUNK_VALUES = 2**24
