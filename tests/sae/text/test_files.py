@@ -159,7 +159,7 @@ def test_unknown_sources_offer_the_nearest():
         open_source("pack:mobydick")
     with pytest.raises(ValueError, match="did you mean 'pack:sotu'"):
         open_source("sotu")
-    with pytest.raises(ValueError, match="text source 'pydocs:x': pydocs takes nothing after it"):
+    with pytest.raises(ValueError, match="text source 'pydocs:x': expected pydocs, or pydocs:package"):
         open_source("pydocs:x")
 
 

@@ -201,3 +201,13 @@ def test_tests_and_vendored_copies_are_left_out():
     names = [name for name, _ in list_files("setuptools")]
     assert any(name.startswith("setuptools/command") for name in names)
     assert not any("/_vendor/" in name or "/tests/" in name for name in names)
+
+
+def test_whole_packages_can_be_the_unit_of_the_split():
+    modules, packages = open_source("pydocs"), open_source("pydocs:package")
+    pairs = list(itertools.islice(zip(modules.documents(), packages.documents(), strict=True), 400))
+    assert all(a.text == b.text and a.name == b.name for a, b in pairs)
+    assert all((b.group, b.stratum) == (a.stratum.split("/")[0], "") for a, b in pairs)
+    assert len({b.group for _, b in pairs}) > 20 and len({a.group for a, _ in pairs}) > 100
+    told = [source.describe()["split_unit"] for source in (modules, packages)]
+    assert told == ["module", "package"] and packages.spec == "pydocs:package"

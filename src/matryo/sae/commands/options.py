@@ -25,7 +25,7 @@ class TextOptions:
     lm: str = "smollm2"
     "Language model: smollm2, tiny, or any Hugging Face causal LM by name or local folder."
     text: tuple[str, ...] = ("pydocs",)
-    "Text source, repeatable: pydocs, pack:NAME, file:PATH or hf:NAME[:CONFIG][:SPLIT]."
+    "Text source, repeatable: pydocs, pydocs:package, pack:NAME, file:PATH or hf:NAME[:CONFIG][:SPLIT]."
     tokens: int = 160_000
     "Tokens of training text."
     row_length: int = 256

@@ -12,6 +12,7 @@ any gives a second: documentation or source, so that source is about a quarter o
 its module, its stratum the package and kind of text: a module is trained on, calibrated on or held out, and each of
 these gets the same share of every package and kind. Packages are too few to be the unit: they differ by ten percent
 in the number of latents they need, and a mean over a tenth of them, which is three, is nearly as uncertain as that.
+`pydocs:package` holds whole packages out all the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import platform
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,20 @@ class _Parts:
 
 @dataclass(frozen=True)
 class PydocsSource:
-    """The packages of `PACKAGES` that are installed, as one source."""
+    """The packages of `PACKAGES` that are installed, as one source.
+
+    Attributes:
+        packages: distribution, import name and share of a prefix.
+        whole_packages: make the package the unit of the split, not the module: no part has text of another's package.
+    """
 
     packages: tuple[tuple[str, str, int], ...] = PACKAGES
+    whole_packages: bool = False
 
     @property
     def spec(self) -> str:
-        """`pydocs`."""
-        return "pydocs"
+        """`pydocs` or `pydocs:package`."""
+        return "pydocs:package" if self.whole_packages else "pydocs"
 
     def documents(self) -> Iterator[Document]:
         """Documents of all packages, interleaved; the same every time with the same installed versions.
@@ -112,7 +119,7 @@ class PydocsSource:
                 del streams[name]
             elif pieces.first(document.text):
                 given[name] += len(document.text)
-                yield document
+                yield replace(document, group=name, stratum="") if self.whole_packages else document
                 if given[name] >= _MAX_PACKAGE:
                     del streams[name]
         if not any(given.values()):
@@ -123,6 +130,7 @@ class PydocsSource:
         versions = {name: _version(name) for name, _, _ in self.packages}
         return {
             "kind": "pydocs",
+            "split_unit": "package" if self.whole_packages else "module",
             "versions": versions,
             "licence": "each package's own; read in place, nothing is redistributed",
             "note": "docstrings, documentation topics and source of installed Python packages",

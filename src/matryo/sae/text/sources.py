@@ -18,7 +18,7 @@ def open_source(spec: str, notify: Callable[[str], None] | None = None) -> Sourc
     """The source named by `spec`. Nothing is read or fetched yet; a file must exist.
 
     Args:
-        spec: `file:PATH[#field]`, `hf:NAME[:CONFIG][:SPLIT][#field]`, `pack:NAME` or `pydocs`.
+        spec: `file:PATH[#field]`, `hf:NAME[:CONFIG][:SPLIT][#field]`, `pack:NAME`, `pydocs` or `pydocs:package`.
         notify: Called with one line before something is downloaded, which names its licence.
 
     Raises:
@@ -36,10 +36,10 @@ def open_source(spec: str, notify: Callable[[str], None] | None = None) -> Sourc
         if rest not in PACKS:
             raise unknown("pack", rest, PACKS)
         return PackSource(PACKS[rest], notify)
-    if spec == "pydocs":
-        return PydocsSource()
+    if spec in ("pydocs", "pydocs:package"):
+        return PydocsSource(whole_packages=spec != "pydocs")
     if kind in PACKS:
         raise ValueError(f"unknown text source {spec!r}: did you mean 'pack:{kind}'?")
     if kind == "pydocs":
-        raise ValueError(f"text source {spec!r}: pydocs takes nothing after it, write just 'pydocs'")
+        raise ValueError(f"text source {spec!r}: expected pydocs, or pydocs:package to hold out whole packages")
     raise unknown("text source", kind, KINDS, "file:PATH, hf:NAME, pack:NAME or pydocs")
