@@ -209,13 +209,12 @@ def downstream_task(subjects: Subjects, config: DownstreamConfig, advance: Calla
     }
     notes = [
         f"{subjects.label}: CE over {found.tokens:,} predictions; position 0 and {found.sinks} sink tokens (norm above "
-        f"{SINK_RATIO:g} × the median) stay unspliced in every condition."
-    ]
-    if found.sinks:
-        notes += [
-            f"{name}: FVU {found.fvu[name]:.4f} without sinks, {found.fvu_with_sinks[name]:.4f} with them."
+        f"{SINK_RATIO:g} × the median) stay unspliced in every condition.",
+        *(
+            f"{name}: FVU on these tokens {found.fvu[name]:.4f} without sinks, {found.fvu_with_sinks[name]:.4f} with."
             for name in found.fvu
-        ]
+        ),
+    ]
     return Outcome(
         scores=scores,
         tables={"levels": _levels(found)} if found.level_ce else {},
