@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Student's t, 0.975, by degrees of freedom from 1; 1.96 (1 + 1.22/df) is within 0.3 % beyond.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_T += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+from matryo.sae.evaluate.seed_intervals import mean_interval
 
 
 @dataclass(frozen=True)
@@ -25,13 +22,10 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Lower and upper end of the 95 % interval."""
-        count = len(self.values)
-        if count < 2:
+        if len(self.values) < 2:
             return None
-        spread = math.sqrt(sum((value - self.mean) ** 2 for value in self.values) / (count - 1))
-        t = _T[count - 2] if count - 2 < len(_T) else 1.96 * (1 + 1.22 / (count - 1))
-        half = t * spread / math.sqrt(count)
-        return self.mean - half, self.mean + half
+        found = mean_interval(self.values)
+        return found.low, found.high
 
 
 def mean_over(estimates: Sequence[Estimate]) -> Estimate:
