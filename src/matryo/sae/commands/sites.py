@@ -1,99 +1,20 @@
-"""SAEs named on a command line, and the activations they are of."""
+"""The held-out activations of one site that SAEs are compared on, and the model they are of."""
 
-import itertools
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matryo.sae.evaluate.runs import located, open_model, training_runs
-from matryo.spine.run import FinishedRun
+from matryo.sae.evaluate.runs import open_model
+from matryo.sae.sources import NamedSAE, no_activations
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from matryo.sae.lm import LM
-    from matryo.sae.nn import SAE
 
 BATCH = 4_096
-
-
-@dataclass(frozen=True, eq=False)
-class NamedSAE:
-    """One SAE, with what its files and its run tell of it."""
-
-    name: str
-    sae: "SAE"
-    metadata: dict[str, Any]
-    run: FinishedRun | None
-
-
-def read_saes(source: str) -> list[NamedSAE]:
-    """The SAEs of a run, or the one of a folder or `hf:` name; `@LEVEL` behind it takes the first latents.
-
-    A folder RUN/saes/NAME belongs to its run.
-
-    Raises:
-        ValueError: there are none.
-        OSError: nothing is there.
-    """
-    from matryo.sae.interop import load_foreign
-
-    place, level = _level(source)
-    folder = Path(place)
-    if (folder / "environment.json").is_file():
-        listed = [(name, run.path / inside, run) for run in training_runs(folder) for name, inside in _saes(run)]
-    else:
-        local = not place.startswith("hf:")
-        listed = [(_short(place), place, _run_of(folder.resolve()) if local else None)]
-    named = []
-    for name, at, run in listed:
-        found = load_foreign(at)
-        named.append(_cut(NamedSAE(name, found.sae, found.metadata, run), level))
-    return named
-
-
-def one_sae(source: str) -> NamedSAE:
-    """The one SAE at a source.
-
-    Raises:
-        ValueError: there are several; how to name one is said.
-    """
-    found = read_saes(source)
-    if len(found) > 1:
-        names = ", ".join(one.name for one in found)
-        raise ValueError(f"{source} has {len(found)} SAEs; expected one, as {source}/saes/NAME: {names}")
-    return found[0]
-
-
-def check_comparable(saes: Sequence[NamedSAE]) -> None:
-    """See that SAEs are of one site of one model, which was processed alike.
-
-    Raises:
-        ValueError: they are not; what differs is named.
-    """
-    first = saes[0]
-    for one in saes:
-        if one.sae.config.transcoder:
-            raise ValueError(f"{one.name} is a transcoder; expected SAEs, which reconstruct the site they read")
-        for what, mine, other in zip(
-            ("width", "model", "site", "normalisation"), _told(one), _told(first), strict=True
-        ):
-            if None not in (mine, other) and mine != other:
-                raise ValueError(
-                    f"{first.name} is of {what} {other}, {one.name} of {mine}; expected SAEs of the same: only "
-                    "latents of the "
-                    "same activations can be stitched"
-                )
-
-
-def _told(one: NamedSAE) -> tuple[Any, ...]:
-    told = one.metadata
-    processing = (one.run.outputs.get("processing") if one.run else None) or told.get("model_from_pretrained_kwargs")
-    centred = "centred weights" if (processing or {}).get("center_writing_weights") else "none"
-    return one.sae.config.d_in, told.get("model_name"), told.get("hook_name"), centred
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,14 +79,10 @@ def model_of(site: Site, options: Any) -> "tuple[LM | None, Any]":
 def _of_runs(saes: Sequence[NamedSAE]) -> tuple[dict[str, Any], Path]:
     for one in saes:
         if one.run is not None:
-            outputs = located(one.run.path, one.run.outputs)
+            outputs = one.outputs
             if outputs.get("store") or (outputs.get("lm") and outputs.get("rows")):
                 return outputs, one.run.path
-    raise ValueError(
-        f"no activations of {saes[0].name} are at hand, as it belongs to no run; expected an SAE of a run (matryo sae "
-        "adopt makes "
-        "one), or --data with a harvest run, a store or an array"
-    )
+    raise no_activations(saes[0], "matryo sae adopt makes one; or --data with a harvest run, a store or an array")
 
 
 def _data(saes: Sequence[NamedSAE], data: str) -> tuple[dict[str, Any], Path | None]:
@@ -214,54 +131,7 @@ def _first(batches: "Iterable[Tensor]", tokens: int) -> "Iterator[Tensor]":
         left -= len(x)
 
 
-def _level(source: str) -> tuple[str, int | None]:
-    text, at, level = source.rpartition("@")
-    return (text, int(level)) if at and level.isdigit() and not Path(source).exists() else (source, None)
-
-
-def _cut(one: NamedSAE, level: int | None) -> NamedSAE:
-    if level is None:
-        return one
-    return NamedSAE(f"{one.name}@{level}", one.sae.prefix(level), one.metadata, one.run)
-
-
-def _run_of(folder: Path) -> FinishedRun | None:
-    """The finished run whose SAE a folder holds."""
-    for above in itertools.islice(folder.parents, 2):
-        if (above / "run.json").is_file():
-            return training_runs(above)[0]
-    return None
-
-
-def _short(place: str) -> str:
-    """The last part of a path or name."""
-    if place.startswith("hf:"):
-        return re.split(r"[/:]", place)[-1]
-    folder = Path(place).resolve()
-    return (folder.parent if folder.is_file() else folder).name
-
-
-def _saes(run: FinishedRun) -> list[tuple[str, str]]:
-    """Names and folders of a run's SAEs."""
-    return list(run.outputs["saes"].items())
-
-
 def relative_outputs(outputs: dict[str, Any], run: Path) -> dict[str, Any]:
     """A site's outputs for another run folder: places told relative to it."""
     kept = {key: outputs.get(key) for key in ("site", "lm", "processing") if outputs.get(key)}
     return kept | {key: outputs.get(key) and os.path.relpath(outputs[key], run) for key in ("rows", "store")}
-
-
-def distinct(saes: Iterable[NamedSAE]) -> dict[str, NamedSAE]:
-    """SAEs by name, those of the same name with their run's before it."""
-    listed = list(saes)
-    names = [one.name for one in listed]
-    found: dict[str, NamedSAE] = {}
-    for one in listed:
-        name = one.name
-        if names.count(name) > 1 and one.run is not None:
-            name = f"{one.run.path.name}-{name}"
-        while name in found:
-            name += "'"
-        found[name] = one
-    return found
