@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from matryo.sae.evaluate.seed_intervals import Interval, mean_interval
+from matryo.sae.evaluate.intervals import Interval, mean_interval
 from matryo.spine.config import write_text
 
 Results = dict[str, dict[str, Any]]
