@@ -59,7 +59,7 @@ class Learner:
     Args:
         where: The members.
         flats: Weights of Q, Q_emp and Q_T of all members, (M, numbers) each.
-        moments: Adam's first and second moments of Q and of Q_emp, (2, M, numbers) each.
+        moments: Adam's first and second moments, each of Q and of Q_emp, (M, numbers).
         sizes: Of the networks' layers.
         aims: What all members learn from.
         config: How they learn.
@@ -69,7 +69,7 @@ class Learner:
         self,
         where: slice,
         flats: Sequence[Tensor],
-        moments: Sequence[Tensor],
+        moments: Sequence[Sequence[Tensor]],
         sizes: tuple[int, ...],
         aims: Aims,
         config: LearnConfig,
