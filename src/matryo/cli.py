@@ -104,6 +104,9 @@ def run(arguments: Sequence[str]) -> int:
     # Threads that wait for each other sleep instead of spinning: no slower alone, and several times faster on a machine
     # that does something else besides. Read by OpenMP when PyTorch is imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without "×" or "≤" gets "?": no work is lost over it
+            stream.reconfigure(errors="replace")
     try:
         result = app(prepare(arguments), exit_on_error=False, print_error=False)
         sys.stdout.flush()

@@ -31,7 +31,7 @@ from matryo.sae.evaluate.suite import TASKS
 from matryo.sae.evaluate.toy.config import ToyConfig
 from matryo.sae.recipes import recipe
 from matryo.spine.config import to_dict, write_text
-from matryo.spine.progress import progress, say
+from matryo.spine.progress import progress, say, to_json
 from matryo.spine.run import RunFolder
 
 
@@ -79,7 +79,7 @@ def claims(
         whole = _work_off(folder, units, form, only)
         told = lines(read_results(units, folder.path / "units"), units)
         write_text(folder.path / "claims.md", as_markdown(told))
-        write_text(folder.path / "claims.json", json.dumps([asdict(line) for line in told], indent=1) + "\n")
+        write_text(folder.path / "claims.json", to_json([asdict(line) for line in told], 1) + "\n")
         say(aligned(HEADERS, table(told)))
         say(f"written: {folder.path / 'claims.md'}", run=str(folder.path))
         if not whole:

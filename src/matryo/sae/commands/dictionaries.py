@@ -30,17 +30,17 @@ class Dictionary:
 
 
 def load_dictionaries(paths: Iterable[Path], known: Mapping[str, Dictionary] | None = None) -> dict[str, Dictionary]:
-    """All SAEs of finished runs (or runs made from some) and of SAE folders, each under a name of its own.
+    """All SAEs of finished runs (or runs made from some) and of SAE folders of any known format, each under its own name.
 
     Those that are known already are left out, and have to be of the same site.
 
     Raises:
-        ValueError: a path is neither, or the SAEs belong to different sites or widths (both are named).
+        ValueError: a path holds none, or the SAEs belong to different sites or widths (both are named).
         OSError: a weight file cannot be read.
     """
     found = dict(known or {})
     for path in paths:
-        if (path / "cfg.json").is_file():
+        if not (path / "environment.json").is_file():
             _add(found, path.resolve().name, path, None)
             continue
         for run in training_runs(path):
@@ -67,8 +67,7 @@ def _check_site(dictionaries: Sequence[Dictionary]) -> None:
 
 
 def _add(found: dict[str, Dictionary], name: str, folder: Path, run: FinishedRun | None) -> None:
-    from matryo.sae.nn import SAE
-    from matryo.sae.nn.folder import read_config
+    from matryo.sae.interop import load_foreign
 
     folder = folder.resolve()
     if any(one.folder == folder for one in found.values()):
@@ -77,7 +76,8 @@ def _add(found: dict[str, Dictionary], name: str, folder: Path, run: FinishedRun
     while name in found:
         count += 1
         name = f"{base}-{count}"
-    told = read_config(folder).get("metadata") or {}
+    read = load_foreign(folder)
+    told = read.metadata
     site = told.get("hook_name")
     where = f"{told['model_name']} {site}" if site and told.get("model_name") else site
-    found[name] = Dictionary(name, folder, SAE.load(folder), where, run)
+    found[name] = Dictionary(name, folder, read.sae, where, run)

@@ -70,18 +70,24 @@ def evaluate_run(
     usable_device(options.device)
     finished = [run for path in trained for run in training_runs(path)]
     paths = [run.path for run in finished]
-    config = {"runs": [path.name for path in paths], **to_dict(options)}
+    config = {"run": [str(path) for path in paths], **to_dict(options)}
+    # Whatever can be refused without a run folder is refused before there is one.
+    groups = open_subjects(paths, options.device, options.lm_dtype)
     with RunFolder.create(runs, name, "sae evaluate", config, paths) as folder:
-        groups = open_subjects(paths, options.device, options.lm_dtype)
         suite = Suite(tasks, partial(part, options), _watch)
         of = {sae: run for group in groups for sae, run in group.runs.items()}
         configs = {sae: to_dict(one.config) for group in groups for sae, one in group.saes.items()}
         found = Evaluation(tuple(tasks), (), of, configs)
         outputs: dict[str, str] = {}
-        for _ in suite.run(groups):
-            # Whatever happens to the tasks that follow, this is kept.
-            found = replace(found, measured=tuple(suite.measured))
-            outputs = found.write(folder.path)
+        try:
+            for _ in suite.run(groups):
+                # Whatever happens to the tasks that follow, this is kept.
+                found = replace(found, measured=tuple(suite.measured))
+                outputs = found.write(folder.path)
+        except KeyboardInterrupt:
+            if outputs:
+                say(f"what was measured before the interruption: {folder.path / 'scores.json'}")
+            raise
         from matryo.sae.evaluate.page import write_page
 
         write_page(found, folder.path / "report.html", "Evaluation", _line(paths, options))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import interruptible
-from matryo.sae.commands.sources import NamedSAE, read_saes
+from matryo.sae.commands.sources import NamedSAE, read_saes, settled
 from matryo.sae.commands.stitching import (
     StitchOptions,
     Work,
@@ -104,7 +104,9 @@ def family_run(
     links = [link for chain in chains for link in pairwise(chain)]
     controls = [] if single or options.prefixes else seeds_apart(work.named, chains)
     compared = compare_all(work, [*links, *controls])
-    config = {"run": list(sources), **to_dict(options)}
+    keep = str if resume else settled
+    config = {"run": [keep(source) for source in sources], **to_dict(options)}
+    config["data"] = options.data and keep(options.data)
     with (
         RunFolder.reopen(resume, config)
         if resume

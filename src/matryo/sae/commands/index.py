@@ -75,7 +75,7 @@ def _stored(resume: Path) -> tuple[tuple[Path, ...], IndexOptions]:
     if not (resume / "environment.json").is_file():
         raise ValueError(f"{resume} is no run folder; expected an unfinished index")
     begun = json.loads((resume / "environment.json").read_text(encoding="utf-8"))
-    told = {key: value for key, value in read_toml(resume / "config.toml").items() if key != "runs"}
+    told = {key: value for key, value in read_toml(resume / "config.toml").items() if key != "run"}
     parents = tuple((resume.resolve() / parent["path"]).resolve() for parent in begun["parents"])
     return parents, from_dict(IndexOptions, told, str(resume))
 
@@ -91,7 +91,7 @@ def index_runs(
     found = {run.path: run for path in paths for run in training_runs(path)}
     told = [located(run.path, run.outputs) for run in found.values()]
     rows = _one_text(told, list(found.values()), options)
-    config = {"runs": [run.path.name for run in found.values()], **to_dict(options)}
+    config = {"run": [str(run.path) for run in found.values()], **to_dict(options)}
     lm = _model(told[0], options)
     folder = (
         RunFolder.reopen(resume, config)

@@ -1,6 +1,5 @@
 """`matryo sae meta`: an SAE's decoder rows → a meta-SAE, what it explains, decompositions, a report."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from matryo.sae.compare.meta.config import MetaConfig
 from matryo.sae.evaluate.runs import open_model
 from matryo.spine.config import to_dict, write_text
 from matryo.spine.errors import unknown
-from matryo.spine.progress import progress, say
+from matryo.spine.progress import progress, say, to_json
 from matryo.spine.run import RunFolder
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def meta_run(
     wanted = _wanted(given, options)
     others = load_dictionaries(options.smaller, given)
     parents = list(dict.fromkeys(one.run.path for one in (*given.values(), *others.values()) if one.run))
-    config = {"runs": [str(path) for path in paths], **to_dict(options)}
+    config = {"run": [str(path.resolve()) for path in paths], **to_dict(options)}
     with RunFolder.create(runs, name, "sae meta", config, parents) as folder:
         views, outputs = [], {}
         for sae_name, one in wanted.items():
@@ -115,7 +114,7 @@ def meta_run(
         gaps, families = _gaps(views, wanted), _families(given, options, folder)
         scores = {"saes": {view.name: to_dict(view.study.scores) for view in views}, "pairs": to_dict(gaps)}
         scores["families"] = {key: family.scores() for key, family in families.items()}
-        write_text(folder.path / "scores.json", json.dumps(scores, indent=1))
+        write_text(folder.path / "scores.json", to_json(scores, 1) + "\n")
         title = ", ".join(dict.fromkeys(one.site or one.name for one in wanted.values()))
         write_page(folder.path / "report.html", title, views, gaps, families)
         folder.finish({"meta": outputs, "scores": "scores.json", "report": "report.html"})
@@ -251,10 +250,11 @@ def _strongest_rows(one: Dictionary, label: "Label", count: int) -> "Tensor":
 def _write(one: Dictionary, study: "MetaStudy", path: Path, name: str) -> dict[str, str]:
     """The meta-SAE and its tables; their places relative to the run."""
     from matryo.sae.compare.meta import tables
+    from matryo.sae.interop import locate
     from matryo.spine.fetch import file_sha256
 
     told = {"hook_name": one.site, "model_name": None, "base_sae": name}
-    told["base_weights_sha256"] = file_sha256(one.folder / "sae_weights.safetensors")
+    told["base_weights_sha256"] = file_sha256(locate(one.folder))
     study.meta.cpu().save(path / "meta" / name, told)
     (path / "tables" / name).mkdir(parents=True)
     outputs = {"meta_sae": f"meta/{name}"}

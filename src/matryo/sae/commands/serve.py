@@ -1,8 +1,9 @@
 """`matryo sae serve`: an index → pages in the browser."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -23,7 +24,7 @@ class ServeOptions:
     "Load the language model in the background, for the prompt lab and steering."
     device: str = "cpu"
     "Where the model runs."
-    lm_dtype: str = "float32"
+    lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     "Number format of the language model."
     check: bool = False
     "Open everything, say what would be served, and stop."
@@ -78,8 +79,9 @@ def find_index(paths: tuple[Path, ...]) -> FinishedRun:
     wanted = {str(made.path) for run in runs for made in training_runs(run.path)}
     beside = sorted({file.parent for run in runs for file in run.path.parent.glob("*/run.json")}, reverse=True)
     for folder in beside:
-        found = read_run(folder)
-        if "index" in found.outputs and wanted <= {str(Path(parent).resolve()) for parent in found.parents}:
-            return found
+        with contextlib.suppress(ValueError):  # a run that was altered is in nobody's way
+            found = read_run(folder)
+            if "index" in found.outputs and wanted <= {str(Path(parent).resolve()) for parent in found.parents}:
+                return found
     typed = " ".join(map(str, paths))
     raise ValueError(f"there is no index of {typed}: make one with matryo sae index {typed}")

@@ -219,15 +219,28 @@ def _level(source: str) -> tuple[str, int | None]:
     return (text, int(level)) if at and level.isdigit() and not Path(source).exists() else (source, None)
 
 
+def settled(source: str) -> str:
+    """A source by its whole path, for a run to be resumed from: `runs/latest` is that run itself in a moment."""
+    place, level = _level(source)
+    if place.startswith("hf:") or not Path(place).exists():
+        return source
+    return str(Path(place).resolve()) + ("" if level is None else f"@{level}")
+
+
 def _cut(one: NamedSAE, level: int | None) -> NamedSAE:
     if level is None:
         return one
+    if one.sae.config.kind == "topk" and not getattr(one.sae, "by_threshold", True) and level < len(one.sae.W_dec):
+        raise ValueError(
+            f"{one.name}@{level} is a prefix of a TopK SAE without levels, whose latents compete with all others for k "
+            "places; expected an SAE with levels or of another kind: leave @ out"
+        )
     return NamedSAE(f"{one.name}@{level}", one.sae.prefix(level), one.metadata, one.run)
 
 
 def _run_of(folder: Path) -> FinishedRun | None:
-    """The finished run whose SAE a folder holds."""
-    for above in itertools.islice(folder.parents, 2):
+    """The finished run whose SAE a folder, or a weight file in it, is."""
+    for above in itertools.islice(folder.parents, 3 if folder.is_file() else 2):
         if (above / "run.json").is_file():
             return training_runs(above)[0]
     return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import interruptible
-from matryo.sae.commands.sources import one_sae
+from matryo.sae.commands.sources import one_sae, settled
 from matryo.sae.commands.stitching import (
     StitchOptions,
     Work,
@@ -93,7 +93,9 @@ def stitch_run(
     for step in save_step:
         if not 0 <= step <= steps:
             raise ValueError(f"step is {step}; expected 0 to {steps}, the steps of the path")
-    config = {"small": small, "large": large, "save_step": list(save_step), **to_dict(options)}
+    keep = str if resume else settled
+    config = {"small": keep(small), "large": keep(large), "save_step": list(save_step), **to_dict(options)}
+    config["data"] = options.data and keep(options.data)
     with (
         RunFolder.reopen(resume, config)
         if resume
