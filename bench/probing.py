@@ -28,6 +28,7 @@ from matryo.sae.evaluate.probing import Channels, Drawn, draw_problems, probe_al
 from matryo.sae.evaluate.probing_config import ProbingConfig
 from matryo.sae.evaluate.tasks import Task
 from matryo.sae.evaluate.text_activations import PooledLatents
+from matryo.sae.sources import read_saes
 
 PARTS = ("latents", "channels", "residual stream")
 
@@ -120,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = ProbingConfig(probing_cache=options.cache, probing_seeds=options.seeds)
-    found = measure(open_subjects([options.run])[0], config, options.rounds)
+    found = measure(open_subjects(read_saes([options.run]))[0], config, options.rounds)
     print(f"{found['probes']:,} probes on {found['texts']:,} texts; accuracies: together, one by one")
     for name, (ours, theirs) in found["accuracy"].items():
         print(f"  {name:18} {ours:.4f}  {theirs:.4f}  {100 * (ours - theirs):+.2f} points")

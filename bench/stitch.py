@@ -50,9 +50,9 @@ def made(d: int, n: int, seed: int, x: Tensor):
 
 def trained(run: Path, small: int, large: int, tokens: int):
     """The SAEs of two sizes of a training run, and held-out activations of it."""
-    from matryo.sae.commands.evaluate import located
     from matryo.sae.compare import as_jumprelu
     from matryo.sae.nn import SAE
+    from matryo.sae.sources import located
     from matryo.sae.store import in_order, open_activations
     from matryo.spine.run import read_run
 

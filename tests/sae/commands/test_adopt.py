@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from matryo import cli
-from matryo.sae.commands.adopt import short_name
 from matryo.sae.interop import write_sae
 from matryo.sae.nn import SAE, SAEConfig, build
 
@@ -46,7 +45,7 @@ def test_adopted_saes_are_evaluated_like_trained_ones(folder, monkeypatch, capsy
     assert "AutoEncoder of dictionary_learning" in said.out and "a threshold was set" in said.out
     made = (tmp_path / "latest").resolve()
     saes = json.loads((made / "run.json").read_text())["outputs"]["saes"]
-    names = [short_name(str(folder / name)) for name in ("theirs", "authors")]
+    names = ["theirs", "authors"]
     assert list(saes) == names
     batch = SAE.load(made / saes[names[1]])
     assert batch.config.kind == "batch_topk" and not bool(batch.b_enc.any())
@@ -122,7 +121,6 @@ BAD = {
         "blocks.1.hook_resid_post, blocks.3.hook_resid_pre; expected one",
     ),
     "unknown site": (f"theirs {TEXT} --site blocks.1.resid_prr", "did you mean 'blocks.1.resid_pre'"),
-    "twice": (f"theirs theirs {TEXT}", "different names"),
     "no text for a threshold": (f"authors {TEXT} --calibration-fraction 0", "--calibration-fraction 0.1"),
     "not there": (f"nowhere {TEXT}", "nowhere does not exist"),
     "a folder of SAEs": (f"{GOLDEN}/gemma_scope {TEXT}", "holds some: embedding/width_19, layer_3/width_19"),
@@ -135,14 +133,6 @@ def test_refused_in_one_line_without_a_run(line, words, folder, monkeypatch, cap
     assert code == 2 and said.err.count("\n") == 1
     assert words in said.err
     assert not (tmp_path / "runs").exists()
-
-
-def test_names():
-    assert short_name("hf:google/gemma-scope-2b:layer_1/width_16k") == "google-gemma-scope-2b-layer_1-width_16k"
-    assert (
-        short_name("a b/saes/sae.pt") == "saes-sae.pt" or short_name(str(GOLDEN / "authors" / "topk")) == "authors-topk"
-    )
-    assert short_name(str(GOLDEN / "authors" / "topk" / "sae.pt")) == "authors-topk"
 
 
 def test_a_file_that_tells_of_another_model_or_site_is_quoted(folder, monkeypatch, capsys, tmp_path):

@@ -98,9 +98,9 @@ CASES = {
     "fraction": ("runs/latest --fraction 1.5", "fraction is 1.5; expected more than 0 and less than 1"),
     "unknown sae": ("runs/latest --sae batch_topk-31-k3", "'batch_topk-31-k3'.*did you mean"),
     "latent": ("runs/latest --latent 25 --n-meta 6", "latent is 25; batch_topk-20-k3-s0 has 0 to 19"),
-    "width": ("runs/latest wide", "wide has decoder rows of width 13 and .* of 12; expected SAEs of one site"),
-    "other width": ("runs/latest --smaller wide --n-meta 6", "wide has decoder rows of width 13"),
-    "site": ("here there", "there is of tiny blocks.2.x and here of tiny blocks.1.hook_resid_pre"),
+    "width": ("runs/latest wide", "is of width 12, wide of 13; expected SAEs of one site: leave one out"),
+    "other width": ("runs/latest --smaller wide --n-meta 6", "is of width 12, wide of 13; expected SAEs of one site"),
+    "site": ("here there", "here is of site blocks.1.hook_resid_pre, there of blocks.2.x"),
     "nothing": ("nowhere", "nowhere"),
     "tokens": ("runs/latest --label-tokens -1", "label_tokens is -1; expected 0 or more"),
 }

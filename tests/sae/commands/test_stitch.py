@@ -214,7 +214,7 @@ def odd(folder):
 
 
 BAD = {
-    "width": (f"stitch narrow {sae(20)}", "narrow is of width 9, batch_topk-20-k3-s0 of 14; expected SAEs of the same"),
+    "width": (f"stitch narrow {sae(20)}", "narrow is of width 9, batch_topk-20-k3-s0 of 14; expected SAEs of one site"),
     "site": ("stitch here elsewhere", "here is of site blocks.1.hook_resid_pre, elsewhere of blocks.3.hook_resid_pre"),
     "normalisation": ("stitch here centred", "here is of normalisation none, centred of centred weights"),
     "layer norm": (f"stitch normed {sae(20)}", "normalize_activations is 'layer_norm'; expected 'none'"),

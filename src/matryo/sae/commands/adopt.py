@@ -1,6 +1,5 @@
 """`matryo sae adopt`: pretrained SAEs → a run that `evaluate` and the other commands take like a training run."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +8,8 @@ from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import check_text, token_rows
 from matryo.sae.commands.options import TextOptions
-from matryo.sae.commands.sources import settled
 from matryo.sae.commands.train import sae_metadata
+from matryo.sae.sources import read_saes, settled
 from matryo.spine.config import to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import RunFolder
@@ -50,7 +49,8 @@ def adopt(
     Parameters
     ----------
     source
-        SAE folders, weight files, or hf:OWNER/REPO[:SUBFOLDER].
+        SAE folders, weight files, runs, RUN/saes/NAME, or hf:OWNER/REPO[:SUBFOLDER]; @LEVEL behind one takes its first
+        latents.
     runs
         Folder of the runs.
     """
@@ -61,16 +61,14 @@ def adopt(
 def adopt_run(sources: tuple[str, ...], options: AdoptOptions, runs: Path) -> Path:
     """Read the SAEs and make the run."""
     from matryo.sae.activations import capture_batches, site_width
-    from matryo.sae.interop import load_foreign, write_sae
+    from matryo.sae.interop import write_sae
     from matryo.sae.lm import load_lm, processed, resolve_site
 
     # Whatever can be refused without a run folder is refused before there is one.
     check_text(options)
     if not sources:
         raise ValueError("source is empty; expected SAE folders, or hf:OWNER/REPO[:SUBFOLDER]")
-    found = {short_name(source): load_foreign(source) for source in sources}
-    if len(found) < len(sources):
-        raise ValueError(f"source is {' '.join(sources)}; expected SAEs of different names: adopt them one by one")
+    found = {one.name: one.found for one in read_saes(sources)}
     asked = _site(found, options.site)
     lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
     site = resolve_site(lm, asked).name
@@ -96,16 +94,6 @@ def adopt_run(sources: tuple[str, ...], options: AdoptOptions, runs: Path) -> Pa
         outputs = {"saes": saes, "site": site, "lm": options.lm, "processing": processing}
         run.finish(outputs | {"rows": "rows", "store": None})
     return run.path
-
-
-def short_name(source: str) -> str:
-    """A file name for an SAE: the repository and subfolder, or the last two folders of a path."""
-    if source.startswith("hf:"):
-        parts = re.split(r"[:/]", source.removeprefix("hf:").strip("/"))
-    else:
-        place = Path(source).expanduser().resolve()
-        parts = (place.parent if place.is_file() else place).parts[-2:]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-.") or "sae"
 
 
 def _site(found: "dict[str, Foreign]", given: str | None) -> str:

@@ -19,7 +19,6 @@ from matryo.sae.claims import (
     read_results,
     run_units,
 )
-from matryo.sae.commands.dictionaries import load_dictionaries
 from matryo.sae.commands.evaluate import evaluate_run
 from matryo.sae.commands.harvest import harvest_run
 from matryo.sae.commands.meta import MetaOptions, meta_run
@@ -30,6 +29,7 @@ from matryo.sae.evaluate.evaluation import aligned
 from matryo.sae.evaluate.suite import TASKS
 from matryo.sae.evaluate.toy.config import ToyConfig
 from matryo.sae.recipes import recipe
+from matryo.sae.sources import read_saes
 from matryo.spine.config import to_dict, write_text
 from matryo.spine.progress import progress, say, to_json
 from matryo.spine.run import RunFolder
@@ -194,7 +194,7 @@ def _meta(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any
     own = recipe("meta-saebench") | {"baselines": False, "label_tokens": 0}
     trained = [place.resolve() / needed[need]["run"] for need in unit.needs]
     path, views = meta_run(trained, _meta_config(MetaOptions, form, own), place, unit.name)
-    kinds = {name: family(to_dict(one.sae.config)) for name, one in load_dictionaries(trained).items()}
+    kinds = {one.name: family(to_dict(one.sae.config)) for one in read_saes(trained)}
     scores = {kinds[view.name]: {"decoder_explained": view.study.scores.variance_explained} for view in views}
     return {"run": str(path.relative_to(place.resolve())), "scores": scores}
 

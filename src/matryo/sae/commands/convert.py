@@ -27,7 +27,8 @@ def convert(
     Parameters
     ----------
     source
-        An SAE folder, a weight file in it, or hf:OWNER/REPO[:SUBFOLDER].
+        An SAE folder, a weight file in it, RUN/saes/NAME, or hf:OWNER/REPO[:SUBFOLDER]; @LEVEL behind it takes its
+        first latents.
     out
         The new folder.
     to
@@ -36,8 +37,9 @@ def convert(
         Inference threshold of a BatchTopK SAE that has none.
     """
     from matryo.sae.interop import largest_difference, load_foreign, write_sae
+    from matryo.sae.sources import one_sae
 
-    found = load_foreign(source)
+    found = one_sae(source).found
     config = found.sae.config
     levels = f", levels {' '.join(map(str, config.lengths))}" if config.nested else ""
     k = f", k {config.k}" if config.kind in ("topk", "batch_topk") else ""

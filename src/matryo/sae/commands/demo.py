@@ -14,8 +14,8 @@ from matryo.sae.commands.index import IndexOptions, index_runs
 from matryo.sae.commands.options import EvaluateOptions, HarvestOptions, TrainOptions
 from matryo.sae.commands.train import train_run
 from matryo.sae.evaluate.evaluation import Evaluation
-from matryo.sae.evaluate.runs import located
 from matryo.sae.recipes import recipe
+from matryo.sae.sources import located
 from matryo.spine import figures, report
 from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder, read_metrics, read_run

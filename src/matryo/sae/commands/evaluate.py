@@ -11,18 +11,16 @@ from cyclopts import Parameter
 
 from matryo.sae.commands.options import EvaluateOptions, part
 from matryo.sae.evaluate.evaluation import Evaluation, aligned
-from matryo.sae.evaluate.runs import located, training_runs
 from matryo.sae.evaluate.subjects import open_subjects
 from matryo.sae.evaluate.suite import QUICK, Suite, Task, named_tasks
+from matryo.sae.sources import NamedSAE, read_saes, runs_of, sources_of
 from matryo.spine.config import to_dict
 from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
 
-__all__ = ["as_text", "evaluate", "evaluate_run", "located", "training_runs"]
-
 
 def evaluate(
-    run: tuple[Path, ...] = (Path("runs/latest"),),
+    run: tuple[str, ...] = ("runs/latest",),
     *,
     options: Annotated[EvaluateOptions | None, Parameter(name="*")] = None,
     runs: Path = Path("runs"),
@@ -38,11 +36,13 @@ def evaluate(
     --------
         matryo sae evaluate runs/latest --ce-tokens 1024
         matryo sae evaluate --run runs/latest --tasks reconstruction --saebench saebench-results
+        matryo sae evaluate runs/latest runs/latest@64 --ce-tokens 0
 
     Parameters
     ----------
     run
-        Finished training runs, or runs made from some.
+        Finished runs with SAEs, runs made from some, or single SAEs: RUN/saes/NAME, with @LEVEL behind it for its
+        first latents.
     runs
         Folder of the runs.
     saebench
@@ -61,19 +61,18 @@ def evaluate(
 
 
 def evaluate_run(
-    trained: Iterable[Path], options: EvaluateOptions, runs: Path, name: str = "evaluate"
+    trained: Iterable[str | Path], options: EvaluateOptions, runs: Path, name: str = "evaluate"
 ) -> tuple[Path, Evaluation]:
-    """Measure training runs into a new run folder."""
+    """Measure SAEs of runs into a new run folder."""
     tasks = tasks_of(options)
     from matryo.sae.lm.load import usable_device
 
     usable_device(options.device)
-    finished = [run for path in trained for run in training_runs(path)]
-    paths = [run.path for run in finished]
-    config = {"run": [str(path) for path in paths], **to_dict(options)}
     # Whatever can be refused without a run folder is refused before there is one.
-    groups = open_subjects(paths, options.device, options.lm_dtype)
-    with RunFolder.create(runs, name, "sae evaluate", config, paths) as folder:
+    saes = read_saes(trained)
+    groups = open_subjects(saes, options.device, options.lm_dtype)
+    config = {"run": sources_of(saes, whole=True), **to_dict(options)}
+    with RunFolder.create(runs, name, "sae evaluate", config, runs_of(saes)) as folder:
         suite = Suite(tasks, partial(part, options), _watch)
         of = {sae: run for group in groups for sae, run in group.runs.items()}
         configs = {sae: to_dict(one.config) for group in groups for sae, one in group.saes.items()}
@@ -90,7 +89,7 @@ def evaluate_run(
             raise
         from matryo.sae.evaluate.page import write_page
 
-        write_page(found, folder.path / "report.html", "Evaluation", _line(paths, options))
+        write_page(found, folder.path / "report.html", "Evaluation", _line(saes, options))
         folder.finish(outputs | {"report": "report.html"})
     return folder.path, found
 
@@ -108,9 +107,9 @@ def _watch(task: Task, subjects: Any) -> Any:
         yield bar
 
 
-def _line(paths: list[Path], options: EvaluateOptions) -> str:
+def _line(saes: list[NamedSAE], options: EvaluateOptions) -> str:
     tasks = "".join(f" --tasks {name}" for name in options.tasks)
-    return f"matryo sae evaluate {' '.join(f'--run {path.name}' for path in paths)}{tasks}"
+    return f"matryo sae evaluate {' '.join(f'--run {source}' for source in sources_of(saes))}{tasks}"
 
 
 def as_text(found: Evaluation) -> str:

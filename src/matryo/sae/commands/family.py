@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import interruptible
-from matryo.sae.commands.sources import NamedSAE, read_saes, settled
 from matryo.sae.commands.stitching import (
     StitchOptions,
     Work,
@@ -22,6 +21,7 @@ from matryo.sae.commands.stitching import (
     write_found,
     write_scores,
 )
+from matryo.sae.sources import NamedSAE, find_saes, read_saes, settled
 from matryo.spine.config import from_dict, read_toml, to_dict
 from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
@@ -52,8 +52,7 @@ def family(
     """Stitch a ladder of SAEs from each size to the next, and compare same-size SAEs of different seeds as a control.
 
     Given training runs, every set of SAEs that differ in size alone is a ladder, each seed one of its own. Given single
-    SAEs (RUN/saes/NAME, with @LEVEL for a prefix), they are one ladder, of whatever kinds. All insertion tests are
-    made in one pass over the tokens.
+    SAEs, they are one ladder, of whatever kinds. All insertion tests are made in one pass over the tokens.
 
     Examples
     --------
@@ -63,7 +62,8 @@ def family(
     Parameters
     ----------
     run
-        Training runs, or single SAEs.
+        Runs, or single SAEs: RUN/saes/NAME, an SAE folder, or hf:OWNER/REPO[:SUBFOLDER], with @LEVEL behind it for
+        its first latents.
     resume
         Unfinished run to go on with.
     runs
@@ -91,15 +91,15 @@ def family_run(
     from matryo.sae.compare import by_sizes, phase_scores, write_table
 
     # Whatever can be refused without a run folder is refused before there is one.
-    found = [read_saes(source) for source in sources]
+    found = read_saes(sources)
     if options.prefixes:
-        found = [[part for one in saes for part in _prefixes(one)] for saes in found]
-        if not any(found):
+        found = [part for one in found for part in _prefixes(one)]
+        if not found:
             raise ValueError(
                 f"no SAE of {' '.join(sources)} has levels; expected Matryoshka SAEs: leave --prefixes out"
             )
-    work = prepare_work([one for saes in found for one in saes], options)
-    single = all(len(saes) == 1 for saes in found) and not options.prefixes
+    work = prepare_work(found, options)
+    single = all(len(find_saes(source)) == 1 for source in sources) and not options.prefixes
     chains = [_by_size(work.named)] if single else ladders(work.named)
     links = [link for chain in chains for link in pairwise(chain)]
     controls = [] if single or options.prefixes else seeds_apart(work.named, chains)
@@ -182,11 +182,7 @@ def _by_size(group: dict[str, NamedSAE]) -> list[str]:
 def _prefixes(one: NamedSAE) -> list[NamedSAE]:
     """The levels of a Matryoshka SAE, the last of which is the whole."""
     lengths = one.sae.config.lengths
-    return (
-        [NamedSAE(f"{one.name}@{n}", one.sae.prefix(n), one.metadata, one.run) for n in lengths]
-        if len(lengths) > 1
-        else []
-    )
+    return [one.prefix(n) for n in lengths] if len(lengths) > 1 else []
 
 
 def _merge(work: Work, run: Path, chains: Sequence[Sequence[str]]) -> tuple[dict[str, str], dict[str, Any]]:

@@ -1,17 +1,18 @@
 """`matryo sae index`: finished runs with SAEs → an index that the dashboard is read from."""
 
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from matryo.sae.evaluate.runs import located, training_runs
+from matryo.sae.sources import NamedSAE, read_saes, runs_of, sources_of
 from matryo.spine.config import diff, from_dict, read_toml, to_dict
 from matryo.spine.progress import say
-from matryo.spine.run import FinishedRun, RunFolder
+from matryo.spine.run import RunFolder
 
 if TYPE_CHECKING:
     from matryo.sae.dashboard import Member
@@ -39,7 +40,7 @@ class IndexOptions:
 
 
 def index(
-    run: tuple[Path, ...] = (Path("runs/latest"),),
+    run: tuple[str, ...] = ("runs/latest",),
     *,
     options: Annotated[IndexOptions | None, Parameter(name="*")] = None,
     runs: Path = Path("runs"),
@@ -58,7 +59,8 @@ def index(
     Parameters
     ----------
     run
-        Finished runs with SAEs, all of one language model and text, or runs made from some.
+        Finished runs with SAEs, runs made from some, or single SAEs: RUN/saes/NAME, with @LEVEL behind it for its
+        first latents. All of one language model and text.
     runs
         Folder of the runs.
     resume
@@ -70,36 +72,45 @@ def index(
     say(f"index: {path}; open it with: matryo sae serve {path}", run=str(path))
 
 
-def _stored(resume: Path) -> tuple[tuple[Path, ...], IndexOptions]:
-    """The runs and options that an unfinished index was told."""
+def _stored(resume: Path) -> tuple[tuple[str, ...], IndexOptions]:
+    """The SAEs and options that an unfinished index was told."""
     if not (resume / "environment.json").is_file():
         raise ValueError(f"{resume} is no run folder; expected an unfinished index")
     begun = json.loads((resume / "environment.json").read_text(encoding="utf-8"))
-    told = {key: value for key, value in read_toml(resume / "config.toml").items() if key != "run"}
-    parents = tuple((resume.resolve() / parent["path"]).resolve() for parent in begun["parents"])
-    return parents, from_dict(IndexOptions, told, str(resume))
+    told = read_toml(resume / "config.toml")
+    parents = [(resume.resolve() / parent["path"]).resolve() for parent in begun["parents"]]
+    sources = indexed(told.pop("run", ()), parents)
+    return tuple(sources), from_dict(IndexOptions, told, str(resume))
+
+
+def indexed(sources: Iterable[str], parents: Sequence[Path]) -> list[str]:
+    """The sources in an index's config, in the runs that it was made from, wherever those lie now."""
+    by_name, found = {parent.name: parent for parent in parents}, []
+    for source in map(Path, sources):
+        run = next((above for above in (source, *source.parents) if above.name in by_name), None)
+        found.append(str(by_name[run.name] / source.relative_to(run) if run else source))
+    return found or [str(parent) for parent in parents]  # that of whole runs, told by another version
 
 
 def index_runs(
-    paths: Iterable[Path], options: IndexOptions, runs: Path, resume: Path | None = None, name: str = "index"
+    sources: Iterable[str | Path], options: IndexOptions, runs: Path, resume: Path | None = None, name: str = "index"
 ) -> Path:
     """Make an index run of the SAEs of other runs."""
     from matryo.sae.dashboard import build_index
     from matryo.sae.lm.load import usable_device
 
     usable_device(options.device)
-    found = {run.path: run for path in paths for run in training_runs(path)}
-    told = [located(run.path, run.outputs) for run in found.values()]
-    rows = _one_text(told, list(found.values()), options)
-    config = {"run": [str(run.path) for run in found.values()], **to_dict(options)}
+    saes = read_saes(sources)
+    told = [one.outputs for one in saes]
+    rows = _one_text(saes, options)
+    named = read_toml(resume / "config.toml")["run"] if resume else sources_of(saes, whole=True)
+    config = {"run": named, **to_dict(options)}
     lm = _model(told[0], options)
     folder = (
-        RunFolder.reopen(resume, config)
-        if resume
-        else RunFolder.create(runs, name, "sae index", config, [run.path for run in found.values()])
+        RunFolder.reopen(resume, config) if resume else RunFolder.create(runs, name, "sae index", config, runs_of(saes))
     )
     with folder:
-        members = _members(folder.path, list(found.values()), options)
+        members = _members(folder.path, saes, options)
         activations = _activations(told, rows, lm, options)
         about = _about(told[0], lm, options)
         unembed = lm.unembed().float().cpu() if _writes_to_stream(told) else None
@@ -108,24 +119,24 @@ def index_runs(
     return folder.path
 
 
-def _one_text(told: list[dict[str, Any]], found: list[FinishedRun], options: IndexOptions) -> "TokenRows":
+def _one_text(saes: list[NamedSAE], options: IndexOptions) -> "TokenRows":
     """The rows of all runs, once they are known to be the same."""
     from matryo.sae.text import TokenRows
 
-    for outputs, run in zip(told, found, strict=True):
+    runs = {one.run.path: one.outputs for one in saes if one.run}
+    first = next(iter(runs))
+    for run, outputs in runs.items():
         if not outputs.get("lm") or not outputs.get("rows"):
-            raise ValueError(
-                f"{run.path} was trained on activations without text; expected a run with a model and text"
-            )
+            raise ValueError(f"{run} was trained on activations without text; expected a run with a model and text")
         keys = ("lm", "processing")
-        if changed := diff({k: told[0].get(k) for k in keys}, {k: outputs.get(k) for k in keys}):
-            raise ValueError(f"{run.path} is of another model ({'; '.join(changed)}): index it by itself")
-    rows = [TokenRows.load(Path(outputs["rows"]) / options.split) for outputs in told]
-    for other, run in zip(rows[1:], found[1:], strict=True):
+        if changed := diff({k: runs[first].get(k) for k in keys}, {k: outputs.get(k) for k in keys}):
+            raise ValueError(f"{run} is of another model ({'; '.join(changed)}): index it by itself")
+    rows = [TokenRows.load(Path(outputs["rows"]) / options.split) for outputs in runs.values()]
+    for run, other in zip(runs, rows, strict=True):
         if other.digest() != rows[0].digest():
-            raise ValueError(f"{run.path} has another text than {found[0].path}: index it by itself")
+            raise ValueError(f"{run} has another text than {first}: index it by itself")
     if not len(rows[0].tokens):
-        raise ValueError(f"the {options.split} part of {found[0].path} has no rows: give the other --split")
+        raise ValueError(f"the {options.split} part of {first} has no rows: give the other --split")
     per_row = rows[0].tokens.shape[1] - 1
     count = len(rows[0].tokens) if options.tokens is None else -(-options.tokens // per_row)
     return TokenRows(rows[0].tokens[:count], rows[0].document[:count], rows[0].names, rows[0].split_by)
@@ -138,30 +149,27 @@ def _model(outputs: dict[str, Any], options: IndexOptions) -> "LM":
     return processed(lm, outputs.get("processing") or {})
 
 
-def _members(index: Path, found: list[FinishedRun], options: IndexOptions) -> "dict[str, Member]":
-    """The SAEs of all runs; a name that two runs use gets a number."""
-    import os
-
+def _members(index: Path, saes: list[NamedSAE], options: IndexOptions) -> "dict[str, Member]":
+    """What the index is told of each SAE. A prefix, which has no folder yet, gets one in the index's run."""
     from matryo.sae.dashboard import Member
-    from matryo.sae.nn import SAE
     from matryo.sae.nn.folder import WEIGHTS
     from matryo.spine.fetch import file_sha256
 
     members: dict[str, Member] = {}
-    for run in found:
-        for name, folder in run.outputs["saes"].items():
-            place, own, count = run.path / folder, name, 1
-            while own in members:
-                count += 1
-                own = f"{name}-{count}"
-            members[own] = Member(
-                sae=SAE.load(place).to(options.device),
-                site=run.outputs["site"],
-                folder=os.path.relpath(place, index),
-                weights_sha256=file_sha256(place / WEIGHTS),
-                run=run.path.name,
-                role="stitched" if run.command in ("sae stitch", "sae family") else "sae",
-            )
+    for one in saes:
+        place = one.weights.parent
+        if one.place.level is not None:
+            place = index / "saes" / one.name
+            if not place.exists():  # an index that goes on has it
+                one.sae.save(place, one.metadata)
+        members[one.name] = Member(
+            sae=one.sae.to(options.device),
+            site=one.outputs["site"],
+            folder=os.path.relpath(place, index),
+            weights_sha256=file_sha256(place / WEIGHTS),
+            run=one.run.path.name if one.run else "",
+            role="stitched" if one.run and one.run.command in ("sae stitch", "sae family") else "sae",
+        )
     return members
 
 

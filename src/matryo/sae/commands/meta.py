@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from matryo.sae.commands.dictionaries import Dictionary, load_dictionaries
 from matryo.sae.commands.options import part
 from matryo.sae.compare.meta.config import MetaConfig
 from matryo.sae.evaluate.runs import open_model
+from matryo.sae.sources import NamedSAE, check_one_site, read_saes, runs_of, settled
 from matryo.spine.config import to_dict, write_text
 from matryo.spine.errors import unknown
 from matryo.spine.progress import progress, say, to_json
@@ -31,8 +31,8 @@ class MetaOptions(MetaConfig):
 
     sae: tuple[str, ...] = ()
     "Which autoencoders to take apart, repeatable; all of RUN when not given."
-    smaller: tuple[Path, ...] = ()
-    "Runs or SAE folders whose smaller autoencoders to compare with, besides those of RUN itself; repeatable."
+    smaller: tuple[str, ...] = ()
+    "Where smaller autoencoders to compare with are, besides those of RUN itself, named like RUN; repeatable."
     latent: int | None = None
     "The latent to show the graph and edits of; when not given, the most decomposable one that fires."
     add_meta: tuple[int, ...] = ()
@@ -57,7 +57,7 @@ class MetaOptions(MetaConfig):
 
 
 def meta(
-    run: tuple[Path, ...] = (Path("runs/latest"),),
+    run: tuple[str, ...] = ("runs/latest",),
     *,
     recipe: str | None = None,
     options: Annotated[MetaOptions | None, Parameter(name="*")] = None,
@@ -76,7 +76,8 @@ def meta(
     Parameters
     ----------
     run
-        Finished training runs, runs made from some, or SAE folders.
+        Finished runs with SAEs, runs made from some, or single SAEs: RUN/saes/NAME, an SAE folder, or
+        hf:OWNER/REPO[:SUBFOLDER], with @LEVEL behind it for its first latents.
     recipe
         Named config to start from; `matryo sae recipes` lists them.
     runs
@@ -93,19 +94,20 @@ def meta(
 
 
 def meta_run(
-    paths: Sequence[Path], options: MetaOptions, runs: Path, name: str = "meta"
+    sources: Sequence[str | Path], options: MetaOptions, runs: Path, name: str = "meta"
 ) -> tuple[Path, "list[MetaView]"]:
     """Train and measure into a new run folder."""
     from matryo.sae.compare.meta_page import write_page
     from matryo.sae.lm.load import usable_device
 
     usable_device(options.device)
-    given = load_dictionaries(paths)
+    read = read_saes(sources)
+    more = read_saes(options.smaller, read)
+    check_one_site([*read, *more])
+    given, others = ({one.name: one for one in saes} for saes in (read, more))
     wanted = _wanted(given, options)
-    others = load_dictionaries(options.smaller, given)
-    parents = list(dict.fromkeys(one.run.path for one in (*given.values(), *others.values()) if one.run))
-    config = {"run": [str(path.resolve()) for path in paths], **to_dict(options)}
-    with RunFolder.create(runs, name, "sae meta", config, parents) as folder:
+    config = {"run": [settled(source) for source in sources], **to_dict(options)}
+    with RunFolder.create(runs, name, "sae meta", config, runs_of([*read, *more])) as folder:
         views, outputs = [], {}
         for sae_name, one in wanted.items():
             study = _study(one, given, others, options, folder)
@@ -115,13 +117,13 @@ def meta_run(
         scores = {"saes": {view.name: to_dict(view.study.scores) for view in views}, "pairs": to_dict(gaps)}
         scores["families"] = {key: family.scores() for key, family in families.items()}
         write_text(folder.path / "scores.json", to_json(scores, 1) + "\n")
-        title = ", ".join(dict.fromkeys(one.site or one.name for one in wanted.values()))
+        title = ", ".join(dict.fromkeys(one.site or name for name, one in wanted.items()))
         write_page(folder.path / "report.html", title, views, gaps, families)
         folder.finish({"meta": outputs, "scores": "scores.json", "report": "report.html"})
     return folder.path, views
 
 
-def _wanted(given: Mapping[str, Dictionary], options: MetaOptions) -> dict[str, Dictionary]:
+def _wanted(given: Mapping[str, NamedSAE], options: MetaOptions) -> dict[str, NamedSAE]:
     for name in options.sae:
         if name not in given:
             raise unknown("sae", name, given, fix="the run's own names")
@@ -137,9 +139,9 @@ def _wanted(given: Mapping[str, Dictionary], options: MetaOptions) -> dict[str, 
 
 
 def _study(
-    one: Dictionary,
-    given: Mapping[str, Dictionary],
-    others: Mapping[str, Dictionary],
+    one: NamedSAE,
+    given: Mapping[str, NamedSAE],
+    others: Mapping[str, NamedSAE],
     options: MetaOptions,
     folder: RunFolder,
 ) -> "MetaStudy":
@@ -167,12 +169,12 @@ def _on_step(bar: Any, folder: RunFolder, name: str) -> Callable[[int, dict[str,
     return on_step
 
 
-def _view(name: str, one: Dictionary, study: "MetaStudy", options: MetaOptions) -> "MetaView":
+def _view(name: str, one: NamedSAE, study: "MetaStudy", options: MetaOptions) -> "MetaView":
     """What the page shows of one SAE: with labels and edits in the model where there is one."""
     from matryo.sae.compare.meta_page import MetaView
     from matryo.sae.compare.meta_view import choose_shown
 
-    wanted = one.outputs and options.label_tokens
+    wanted = one.run and options.label_tokens
     lm, _ = open_model(one.outputs, options.device, options.lm_dtype) if wanted else (None, None)
     if lm is None:
         shown = choose_shown(study.decomposition, options.latent)
@@ -183,7 +185,7 @@ def _view(name: str, one: Dictionary, study: "MetaStudy", options: MetaOptions) 
 
 
 def _effects(
-    one: Dictionary, study: "MetaStudy", options: MetaOptions, lm: "LM", latent: int, label: "Label"
+    one: NamedSAE, study: "MetaStudy", options: MetaOptions, lm: "LM", latent: int, label: "Label"
 ) -> list[tuple[Any, ...]]:
     """Edits of one latent in the model; none where there is nothing to edit, which is said."""
     from matryo.sae.compare.meta_view import effect_rows
@@ -199,7 +201,7 @@ def _effects(
             return []
 
 
-def _labelled(one: Dictionary, study: "MetaStudy", options: MetaOptions, lm: "LM") -> "tuple[Any, dict[int, Label]]":
+def _labelled(one: NamedSAE, study: "MetaStudy", options: MetaOptions, lm: "LM") -> "tuple[Any, dict[int, Label]]":
     from matryo.sae.compare.labels import label_latents
     from matryo.sae.compare.meta_view import choose_shown
     from matryo.sae.text import TokenRows
@@ -224,7 +226,7 @@ def _labelled(one: Dictionary, study: "MetaStudy", options: MetaOptions, lm: "LM
     return chosen[0], labels
 
 
-def _activations(one: Dictionary, lm: "LM", rows: Any) -> Any:
+def _activations(one: NamedSAE, lm: "LM", rows: Any) -> Any:
     """The site's activations in token order, from the store where there is one."""
     from matryo.sae.activations import chunks
     from matryo.sae.store import ActivationStore, open_activations
@@ -236,7 +238,7 @@ def _activations(one: Dictionary, lm: "LM", rows: Any) -> Any:
     return ((first, found[outputs["site"]].float()) for first, found in chunks(lm, rows, [outputs["site"]]))
 
 
-def _strongest_rows(one: Dictionary, label: "Label", count: int) -> "Tensor":
+def _strongest_rows(one: NamedSAE, label: "Label", count: int) -> "Tensor":
     """The rows in which a latent is most active, cut where the last of them peaks."""
     import torch
 
@@ -247,14 +249,14 @@ def _strongest_rows(one: Dictionary, label: "Label", count: int) -> "Tensor":
     return torch.as_tensor(rows.tokens[list(label.rows[:count])][:, :stop]).long()
 
 
-def _write(one: Dictionary, study: "MetaStudy", path: Path, name: str) -> dict[str, str]:
+def _write(one: NamedSAE, study: "MetaStudy", path: Path, name: str) -> dict[str, str]:
     """The meta-SAE and its tables; their places relative to the run."""
     from matryo.sae.compare.meta import tables
-    from matryo.sae.interop import locate
     from matryo.spine.fetch import file_sha256
 
     told = {"hook_name": one.site, "model_name": None, "base_sae": name}
-    told["base_weights_sha256"] = file_sha256(locate(one.folder))
+    if one.place.level is None:  # of a prefix there is no such file
+        told["base_weights_sha256"] = file_sha256(one.weights)
     study.meta.cpu().save(path / "meta" / name, told)
     (path / "tables" / name).mkdir(parents=True)
     outputs = {"meta_sae": f"meta/{name}"}
@@ -265,7 +267,7 @@ def _write(one: Dictionary, study: "MetaStudy", path: Path, name: str) -> dict[s
     return outputs
 
 
-def _gaps(views: "Sequence[MetaView]", wanted: Mapping[str, Dictionary]) -> "dict[str, PairedGap]":
+def _gaps(views: "Sequence[MetaView]", wanted: Mapping[str, NamedSAE]) -> "dict[str, PairedGap]":
     from matryo.sae.compare.meta import measure_gap, pair_up
 
     share = {view.name: view.study.scores.variance_explained for view in views}
@@ -273,7 +275,7 @@ def _gaps(views: "Sequence[MetaView]", wanted: Mapping[str, Dictionary]) -> "dic
     return {key: measure_gap((share[a], share[b]) for a, b in pairs) for key, pairs in groups.items()}
 
 
-def _families(given: Mapping[str, Dictionary], options: MetaOptions, folder: RunFolder) -> "dict[str, FamilyStudy]":
+def _families(given: Mapping[str, NamedSAE], options: MetaOptions, folder: RunFolder) -> "dict[str, FamilyStudy]":
     from matryo.sae.compare.meta import decoder_directions, find_families, study_family, tables
 
     found, config = {}, part(options, MetaConfig)

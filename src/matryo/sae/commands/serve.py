@@ -1,13 +1,15 @@
 """`matryo sae serve`: an index → pages in the browser."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from matryo.sae.evaluate.runs import training_runs
+from matryo.sae.commands.index import indexed
+from matryo.sae.sources import find_saes, is_run, no_activations
 from matryo.spine.progress import say
 from matryo.spine.run import FinishedRun, read_run
 
@@ -36,13 +38,13 @@ class ServeOptions:
 
 
 def serve(
-    run: tuple[Path, ...] = (Path("runs/latest"),),
+    run: tuple[str, ...] = ("runs/latest",),
     *,
     options: Annotated[ServeOptions | None, Parameter(name="*")] = None,
 ) -> None:
     """Serve the dashboard of an index, on this machine, with no request to any other.
 
-    Of a run that is no index, the newest index made of it is served.
+    Of a run that is no index, or of single SAEs, the newest index that has them all is served.
 
     Examples
     --------
@@ -52,7 +54,7 @@ def serve(
     Parameters
     ----------
     run
-        An index, or runs that one was made from.
+        An index, or what one was made of: runs, or RUN/saes/NAME, with @LEVEL behind it for its first latents.
     """
     from matryo.sae.dashboard.index.opened import open_index
     from matryo.sae.dashboard.server.listen import listen
@@ -67,21 +69,28 @@ def serve(
     listen(index, found.path.parent, options, say)
 
 
-def find_index(paths: tuple[Path, ...]) -> FinishedRun:
-    """The index at a path, or the newest beside them that was made from all of these runs.
+def find_index(sources: Sequence[str]) -> FinishedRun:
+    """The index at a path, or the newest beside the runs of some SAEs that has them all.
 
     Raises:
         ValueError: there is none; the command that makes one is named.
     """
-    runs = [read_run(path) for path in paths]
-    if len(runs) == 1 and "index" in runs[0].outputs:
+    runs = [read_run(path) for source in sources if is_run(path := Path(source))]
+    if len(sources) == 1 and runs and "index" in runs[0].outputs:
         return runs[0]
-    wanted = {str(made.path) for run in runs for made in training_runs(run.path)}
-    beside = sorted({file.parent for run in runs for file in run.path.parent.glob("*/run.json")}, reverse=True)
-    for folder in beside:
+    folders, told = {run.path.parent for run in runs}, []
+    for place in (place for source in sources for place in find_saes(source)):
+        if place.run is None:
+            raise no_activations(place)
+        folders.add(place.run.path.parent)
+        # Of a whole run that was indexed, the run alone is told.
+        told.append({place.key} if place.level else {place.key, str(place.run.path)})
+    for folder in sorted({file.parent for near in folders for file in near.glob("*/run.json")}, reverse=True):
         with contextlib.suppress(ValueError):  # a run that was altered is in nobody's way
             found = read_run(folder)
-            if "index" in found.outputs and wanted <= {str(Path(parent).resolve()) for parent in found.parents}:
-                return found
-    typed = " ".join(map(str, paths))
+            if "index" in found.outputs:
+                has = set(indexed(found.config.get("run", ()), [Path(parent).resolve() for parent in found.parents]))
+                if all(has & ways for ways in told):
+                    return found
+    typed = " ".join(map(str, sources))
     raise ValueError(f"there is no index of {typed}: make one with matryo sae index {typed}")

@@ -9,7 +9,7 @@ from matryo.spine.progress import progress, say
 
 
 def share(
-    run: Path = Path("runs/latest"),
+    run: str = "runs/latest",
     *,
     out: Path,
     sae: str | None = None,
@@ -28,7 +28,7 @@ def share(
     Parameters
     ----------
     run
-        An index, or a run that one was made from.
+        An index, or what one was made of: a run, or RUN/saes/NAME, with @LEVEL behind it for its first latents.
     out
         The file, or for a site the folder, to write.
     sae
@@ -49,7 +49,7 @@ def share(
 
 
 def _write(
-    run: Path, out: Path, name: str | None, where: str, sort: str, most: int | None, form: str
+    run: str, out: Path, name: str | None, where: str, sort: str, most: int | None, form: str
 ) -> tuple[int, str]:
     """Write the file or files; how many latents, and of which SAE."""
     import json

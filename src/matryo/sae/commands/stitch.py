@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import interruptible
-from matryo.sae.commands.sources import one_sae, settled
 from matryo.sae.commands.stitching import (
     StitchOptions,
     Work,
@@ -21,6 +20,7 @@ from matryo.sae.commands.stitching import (
     write_found,
     write_scores,
 )
+from matryo.sae.sources import one_sae, settled
 from matryo.spine.config import from_dict, read_toml, to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import RunFolder
@@ -41,9 +41,8 @@ def stitch(
 ) -> int:
     """Sort a larger SAE's latents into novel and reconstruction beside a smaller SAE's, and go from one to the other.
 
-    An SAE is the run that has it alone, or its folder, RUN/saes/NAME; @LEVEL behind it takes its first latents, such as a
-    Matryoshka prefix. Saved are the smaller SAE with all novel latents in, and the one in which similar latents have
-    changed places too; they are SAELens folders, which evaluate, stitch and every other command take.
+    Saved are the smaller SAE with all novel latents in, and the one in which similar latents have changed places too;
+    they are SAELens folders, which evaluate, stitch and every other command take.
 
     Examples
     --------
@@ -53,7 +52,8 @@ def stitch(
     Parameters
     ----------
     small
-        The SAE that latents are added to.
+        The SAE that latents are added to: RUN/saes/NAME, a run that has one alone, an SAE folder, or
+        hf:OWNER/REPO[:SUBFOLDER]; @LEVEL behind it takes its first latents, such as a Matryoshka prefix.
     large
         The SAE that they come from; one of the same size is a control.
     save_step

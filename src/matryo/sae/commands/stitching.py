@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matryo.sae.commands.options import ModelOptions
-from matryo.sae.commands.sources import (
-    NamedSAE,
-    Site,
-    check_comparable,
-    distinct,
-    model_of,
-    open_site,
-    relative_outputs,
-)
+from matryo.sae.commands.sites import Site, model_of, open_site, relative_outputs
 from matryo.sae.compare.config import StitchConfig
 from matryo.sae.evaluate.runs import site_mean, spread_rows
+from matryo.sae.sources import NamedSAE, check_one_site, distinct, runs_of
 from matryo.spine.config import to_dict, write_text
 from matryo.spine.progress import progress, say, to_json
 from matryo.spine.run import RunFolder
@@ -59,8 +52,8 @@ class Work:
     @property
     def parents(self) -> list[Path]:
         """The runs that everything comes from."""
-        runs = [one.run.path for one in self.named.values() if one.run] + [self.site.parent or None]
-        return list(dict.fromkeys(run for run in runs if run is not None))
+        runs = runs_of(self.named.values()) + ([self.site.parent] if self.site.parent else [])
+        return list(dict.fromkeys(runs))
 
 
 def prepare_work(found: Sequence[NamedSAE], options: StitchOptions) -> Work:
@@ -70,9 +63,12 @@ def prepare_work(found: Sequence[NamedSAE], options: StitchOptions) -> Work:
     from matryo.sae.nn import TopK
 
     usable_device(options.device)
-    check_comparable(found)
+    for one in found:
+        if one.sae.config.transcoder:
+            raise ValueError(f"{one.name} is a transcoder; expected SAEs, which reconstruct the site they read")
+    check_one_site(found)
     site = open_site(found, options.data, options.tokens, options)
-    named, saes, notes = distinct(found), {}, []
+    named, saes, notes = {one.name: one for one in distinct(found)}, {}, []
     for name, one in named.items():
         per_token = isinstance(one.sae, TopK) and not one.sae.by_threshold
         saes[name] = as_jumprelu(one.sae, site.calibration() if per_token else ()).to(options.device)

@@ -1,35 +1,15 @@
-"""Finished training runs: where what they were made from lies, and how it is opened."""
+"""What the SAEs of a run were trained on, opened: the model, token rows, the mean."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-from matryo.spine.run import FinishedRun, read_run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from matryo.sae.lm import LM
     from matryo.sae.text import TokenRows
-
-
-def training_runs(path: Path) -> list[FinishedRun]:
-    """The training run at a path, or those that the run there was made from, such as an evaluation's."""
-    run = read_run(path)
-    if "saes" in run.outputs:
-        return [run]
-    found = [made for parent in run.parents for made in training_runs(Path(parent))]
-    if not found:
-        raise ValueError(f"{run.path} is a run of `{run.command}`; expected one of `sae train`, or made from one")
-    return found
-
-
-def located(run: Path, outputs: dict[str, Any]) -> dict[str, Any]:
-    """A training run's outputs with the places of its rows and store, which are told relative to it, made whole."""
-    told = {key: outputs.get(key) for key in ("rows", "store")}
-    return outputs | {key: place and os.path.normpath(run.resolve() / place) for key, place in told.items()}
 
 
 def spread_rows(rows: TokenRows, tokens: int) -> Any:

@@ -50,7 +50,7 @@ def write_saebench(found: Evaluation, folder: Path) -> list[Path]:
                 "sae_cfg_dict": dict(found.configs[sae]),
                 "eval_result_unstructured": told.get("unstructured"),
             }
-            name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{found.runs[sae]}_{sae.rpartition('/')[2]}")
+            name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{found.runs[sae]}_{sae.removeprefix(found.runs[sae] + '-')}")
             path = folder / kind / f"{name}_eval_results.json"
             path.parent.mkdir(exist_ok=True)
             write_text(path, json.dumps(result, indent=2) + "\n")

@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from matryo.sae.evaluate.runs import located, site_mean, training_runs
+from matryo.sae.evaluate.runs import site_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from matryo.sae.lm import LM
     from matryo.sae.nn import SAE
+    from matryo.sae.sources import NamedSAE
     from matryo.sae.text import TokenRows
 
 
@@ -134,21 +135,17 @@ class Subjects:
 
 
 def open_subjects(
-    paths: Iterable[Path], device: str = "cpu", lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    saes: Iterable[NamedSAE], device: str = "cpu", lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 ) -> list[Subjects]:
-    """Load the autoencoders of training runs, those of the same model, site and text together.
+    """Autoencoders, as `matryo.sae.sources.read_saes` gives them, those of the same model, site and text together.
 
     Raises:
-        ValueError: a path is no finished run with autoencoders, or is given twice.
+        ValueError: one belongs to no run, which would say what it is of.
     """
-    from matryo.sae.nn import SAE
-
-    runs = [run for path in paths for run in training_runs(path)]
-    names = [name for run in runs for name in run.outputs["saes"]]
     groups: dict[tuple[Any, ...], Subjects] = {}
     caches: dict[Any, dict[Any, Any]] = {}
-    for run in runs:
-        told = located(run.path, run.outputs)
+    for one in saes:
+        told = one.outputs
         processing = told.get("processing") or {}
         model = (told.get("lm"), tuple(sorted(processing.items())), told.get("site"))
         key = (*model, told["rows"], told["store"])
@@ -165,12 +162,8 @@ def open_subjects(
                 lm_dtype=lm_dtype,
                 cache=caches.setdefault(model, {}),
             )
-        for name, folder in told["saes"].items():
-            shown = name if names.count(name) == 1 else f"{run.path.name}/{name}"
-            if shown in groups[key].saes:
-                raise ValueError(f"{run.path.name} is given twice; expected different runs")
-            groups[key].saes[shown] = SAE.load(run.path / folder).to(device).eval()
-            groups[key].runs[shown] = run.path.name
+        groups[key].saes[one.name] = one.sae.to(device)
+        groups[key].runs[one.name] = one.run.path.name if one.run else ""
     return list(groups.values())
 
 

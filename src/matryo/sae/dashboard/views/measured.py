@@ -28,8 +28,9 @@ def measured_view(sae: IndexedSAE, folder: Path | None) -> dict[str, Any] | None
 
 
 def _scores(sae: IndexedSAE, told: dict[str, Any]) -> dict[str, Any] | None:
-    own = Path(sae.told["folder"]).name
-    key = next((k for k, one in told["saes"].items() if one["run"] == sae.told["run"] and k in (own, sae.name)), None)
+    own, run = Path(sae.told["folder"]).name, sae.told["run"]
+    names = (own, sae.name, f"{run}-{own}")  # the last where two runs of the evaluation have one of this name
+    key = next((k for k, one in told["saes"].items() if one["run"] == run and k in names), None)
     if key is None:
         return None
     first, rest, levels = [], [], None

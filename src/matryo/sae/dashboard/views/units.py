@@ -35,7 +35,7 @@ class Tables:
         base = whole if at and level.isdigit() else name
         for sae in index.saes.values():
             own, run = Path(sae.told["folder"]).name, sae.told["run"]
-            if run in self.parents and base in (own, f"{run}-{own}"):
+            if run in self.parents and {name, base} & {own, f"{run}-{own}"}:
                 return sae
         return None
 
