@@ -8,7 +8,7 @@ All in one run, two threads or processes in all:
 * ensemble: 25 members (5 β × 5 seeds), replay ratio 1, batch 32, everything counted (games, exploration, memory, both
   updates), as a flop rate against a 2,048³ matrix product on two threads timed in turn; a member-step is 11.65 MFLOP:
   nine products of 32 rows through 25-128-128-5 (Q_T on two views, Q on the next view, two networks forward and
-  backward). Three ways: one thread, two threads that sleep while they wait (as the front door sets it), two that spin;
+  backward). Members shared among one thread and among two;
 * peers: two processes at once, each a single Empathic DQN in the way of CleanRL's dqn.py: one Gymnasium environment,
   nn.Sequential, autograd, torch.optim.Adam, a replay buffer of arrays. Written here for the comparison, not copied.
 """
@@ -63,7 +63,8 @@ def time_ensemble(steps: int, rounds: int, threads: int) -> dict:
 
     world = make_world("coexistence", make_rules("published"))
     members = [MemberConfig(selfishness=beta, seed=seed) for beta in (0, 0.25, 0.5, 0.75, 1) for seed in range(5)]
-    training = Training(world, EmpathicDQN(members, 1, 1, LearnConfig(steps=10**6, prefill=1000, buffer=50_000)))
+    learn = LearnConfig(steps=10**6, prefill=1000, buffer=50_000)
+    training = Training(world, EmpathicDQN(members, 1, 1, learn, threads))
     training.fill()
     a, b, out = torch.randn(2048, 2048), torch.randn(2048, 2048), torch.empty(2048, 2048)
     rates, products = [], []
@@ -74,7 +75,7 @@ def time_ensemble(steps: int, rounds: int, threads: int) -> dict:
         for _ in range(3):
             torch.mm(a, b, out=out)
         product = 3 * 2 * 2048**3 / (time.perf_counter() - began)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)  # as `matryo empathy train` does
         training.tally.learned(training.step())
         began = time.perf_counter()
         for _ in range(steps // rounds):
@@ -86,7 +87,6 @@ def time_ensemble(steps: int, rounds: int, threads: int) -> dict:
     return {
         "members": len(members),
         "threads": threads,
-        "waiting": os.environ["OMP_WAIT_POLICY"].lower(),
         "member_steps_per_s": statistics.median(rates),
         "gflops": statistics.median(rates) * MEMBER_STEP_FLOP / 1e9,
         "matmul_gflops": statistics.median(products) / 1e9,
@@ -167,12 +167,11 @@ def time_singles(seconds: float) -> dict[str, float]:
 
 
 def time_ensembles(steps: int, rounds: int) -> list[dict]:
-    """Each way in a process of its own: how threads wait is read when PyTorch is imported."""
+    """Each in a process of its own."""
     told = []
-    for threads, waiting in ((1, "PASSIVE"), (2, "PASSIVE"), (2, "ACTIVE")):
+    for threads in (1, 2):
         call = [sys.executable, __file__, "--ensemble", str(threads), "--steps", str(steps), "--rounds", str(rounds)]
-        env = {**os.environ, "OMP_WAIT_POLICY": waiting}
-        told.append(json.loads(subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True, env=env).stdout))
+        told.append(json.loads(subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True).stdout))
     return told
 
 
@@ -202,7 +201,7 @@ def main() -> None:
     for row in told["ensembles"]:
         low, middle, high = (f"{100 * row[key]:.0f}" for key in ("share_low", "share_of_matmul", "share_high"))
         print(
-            f"ensemble of {row['members']}, {row['threads']} threads ({row['waiting']}): "
+            f"ensemble of {row['members']}, {row['threads']} threads: "
             f"{row['member_steps_per_s']:,.0f} member-steps/s, {row['gflops']:.1f} GFLOP/s, "
             f"{middle} % ({low}–{high}) of the matrix product's {row['matmul_gflops']:.1f}",
             flush=True,

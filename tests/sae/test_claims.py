@@ -15,13 +15,15 @@ SMALL = Form(recipe="tiny", k=(8, 32), seeds=2, deep_seeds=1)
 
 def test_the_plan_has_every_pair_seed_and_task():
     units = {unit.name: unit for unit in plan(SMALL, ["reconstruction", "downstream", "absorption"])}
-    assert list(units)[:3] == ["toy-paper", "toy-generated-s0", "toy-generated-s1"]
+    assert list(units)[:5] == ["toy-paper", "toy-generated-s0", "toy-generated-s1", "toy-meta-s0", "toy-meta-s1"]
     for k in (8, 32):
         for seed in (0, 1):
             assert units[f"basic-k{k}-s{seed}"].needs == (f"train-pair-k{k}-s{seed}", f"train-rules-k{k}-s{seed}")
             assert units[f"train-pair-k{k}-s{seed}"].values["sae_seed"] == (seed,)
     assert [name for name in units if name.startswith("absorption")] == ["absorption-k32-s0"]
     assert not any(name.startswith("probing") for name in units), "no such task here"
+    assert [name for name in units if name.startswith("meta")] == ["meta-k32-s0", "meta-k32-s1"], "every seed, one k"
+    assert units["meta-k32-s1"].needs == ("train-pair-k32-s1",)
     for unit in units.values():
         assert all(list(units).index(need) < list(units).index(unit.name) for need in unit.needs)
     assert FULL.seeds >= 5 and FULL.deep_seeds >= 3 and FULL.k == (16, 32, 64)
@@ -45,6 +47,12 @@ def worker(asked, stop_at=None):
                     "topk": {"fvu": 0.4 + seed / 95 + k, "l0": 0.8 * k},
                 }
             }
+        if unit.kind == "meta":
+            more = {"batch_topk": 0.3, "matryoshka": 0.25 + unit.values["seed"] / 100}
+            return {"scores": {kind: {"decoder_explained": value} for kind, value in more.items()}}
+        if unit.kind == "toy-meta":
+            shares = {"vanilla": 0.4, "matryoshka": 0.3}
+            return {kind: [{"decoder_explained": share, "l0": 5.0}] for kind, share in shares.items()}
         if unit.kind == "toy":
             seeds = unit.values["seeds"]
             kinds = {"vanilla": 0.0, "matryoshka": 1.0}
@@ -59,11 +67,23 @@ def test_what_is_interrupted_goes_on_where_it_was(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         list(run_units(units, tmp_path, worker(asked, "train-rules-k32-s0")))
     before = list(asked)
-    assert before == ["toy-paper", "toy-generated-s0", "toy-generated-s1", "harvest", "train-pair-k32-s0"]
+    toys = ["toy-paper", "toy-generated-s0", "toy-generated-s1", "toy-meta-s0", "toy-meta-s1"]
+    assert before == [*toys, "harvest", "train-pair-k32-s0"]
     told = [(unit.name, new) for unit, _, new in run_units(units, tmp_path, worker(asked))]
     assert asked == [unit.name for unit in units], "each unit once, in order"
     assert [name for name, new in told if not new] == before
     assert len(read_results(units, tmp_path)) == len(units)
+
+
+def test_a_run_begun_before_there_were_meta_units_is_gone_on_with(tmp_path):
+    units, asked = plan(SMALL, []), []
+    older = [unit for unit in units if "meta" not in unit.kind]
+    list(run_units(older, tmp_path, worker([])))
+    new = [unit.name for unit, _, new in run_units(units, tmp_path, worker(asked)) if new]
+    assert new == asked == ["toy-meta-s0", "toy-meta-s1", "meta-k32-s0", "meta-k32-s1"]
+    # Reopening compares the config, which is the form: a field more would refuse what was begun without it.
+    known = "recipe values k seeds deep_seeds deep_k ce_tokens toy_steps limits"
+    assert list(Form.__dataclass_fields__) == known.split()
 
 
 def test_only_what_is_named_is_done_with_what_it_needs(tmp_path):
@@ -88,6 +108,11 @@ def test_lines_are_paired_by_seed_and_told_by_k(tmp_path):
     tree = told["toy tree: the parent's latent fires with its children", None]
     assert tree.difference.count == 2 and tree.first.mean == 0
     assert told["generated tree: the parent's latent fires with its children", None].difference.count == 2
+    apart = told["a meta-SAE explains less of Matryoshka's decoder", 32]
+    assert apart.difference.mean == pytest.approx(-0.045) and apart.difference.count == 2
+    assert ("a meta-SAE explains less of Matryoshka's decoder", 8) not in told
+    planted = told["planted families: a meta-SAE of 1/4 of the latents explains less of Matryoshka's decoder", None]
+    assert planted.verdict == "reproduced" and planted.l0 == (5, 5)
     text = as_markdown(list(told.values()))
     assert len(text.splitlines()) == 2 + len(told) and "0.28 → 0.30" in text and "batch_topk 0.305 (L0 32.5)" in text
 
@@ -132,8 +157,10 @@ def test_the_command_runs_is_stopped_and_goes_on(tmp_path, monkeypatch, capsys):
         k=(4,),
         seeds=2,
         deep_seeds=0,
+        deep_k=4,
         ce_tokens=64,
         toy_steps=100,
+        limits={"steps": 20},
     )
     monkeypatch.setattr(command, "SHORT", small)
     monkeypatch.chdir(tmp_path)
@@ -148,9 +175,10 @@ def test_the_command_runs_is_stopped_and_goes_on(tmp_path, monkeypatch, capsys):
     code, said = run("--short --only nothing")
     assert code == 2 and "only is nothing" in said.err
     toy = {"vanilla": [{"fvu": 0.1}, {"fvu": 0.2}], "matryoshka": [{"fvu": 0.3}, {"fvu": 0.5}]}
-    monkeypatch.setitem(
-        command.WORK, "toy", lambda unit, *rest: {k: v[: len(unit.values["seeds"])] for k, v in toy.items()}
-    )
+    for kind in ("toy", "toy-meta"):
+        monkeypatch.setitem(
+            command.WORK, kind, lambda unit, *rest: {k: v[: len(unit.values["seeds"])] for k, v in toy.items()}
+        )
     code, said = run("--short --only basic-k4-s0")
     assert code == 0, said.err
     assert "go on with: matryo sae claims --resume" in said.out and "one seed only" in said.out
@@ -159,6 +187,17 @@ def test_the_command_runs_is_stopped_and_goes_on(tmp_path, monkeypatch, capsys):
     assert code == 0, said.err
     assert len(list((tmp_path / "runs/latest/work").glob("*harvest*"))) == harvests == 1
     told = json.loads((tmp_path / "runs/latest/claims.json").read_text())
+    by_statement = {line["claim"]["statement"]: line for line in told}
+    apart = by_statement["a meta-SAE explains less of Matryoshka's decoder"]
+    explained = []
+    for seed in range(2):
+        unit = json.loads((tmp_path / f"runs/latest/units/meta-k4-s{seed}.json").read_text())
+        scores = json.loads((tmp_path / "runs/latest/work" / unit["run"] / "scores.json").read_text())
+        (pair,) = scores["pairs"].values()
+        explained.append((pair["plain"][0], pair["nested"][0]))
+        assert {one["n_meta"] for one in scores["saes"].values()} == {16}, "a quarter of 64, as meta-saebench has it"
+    assert apart["first"]["mean"] == pytest.approx(sum(plain for plain, _ in explained) / 2)
+    assert apart["difference"]["mean"] == pytest.approx(sum(nested - plain for plain, nested in explained) / 2)
     assert {line["claim"]["first"] for line in told} == {"topk", "jumprelu", "batch_topk", "vanilla"}
     assert (tmp_path / "runs/latest/run.json").is_file()
     units = claims.plan(small, [])

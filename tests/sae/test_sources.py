@@ -11,9 +11,11 @@ import torch
 from tests.sae.dashboard.planted import LENGTHS, NESTED, SMALL, make_run
 
 from matryo import cli
+from matryo.sae.commands.index import indexed
 from matryo.sae.dashboard.index.opened import open_index
+from matryo.sae.dashboard.views.units import meta_runs
 from matryo.sae.nn import SAE, SAEConfig, build
-from matryo.sae.sources import distinct, find_saes, one_sae, read_saes, sources_of
+from matryo.sae.sources import distinct, find_saes, one_sae, read_saes, settled, sources_of
 from matryo.spine.run import RunFolder, read_run
 
 GOLDEN = Path(__file__).with_name("interop") / "golden"
@@ -108,6 +110,48 @@ def test_whole_runs_are_told_as_such(folder):
     assert sources_of(read_saes([f"first/saes/{SMALL}", f"first/saes/{NESTED}"])) == [first]
 
 
+def test_a_config_tells_whole_paths_that_are_read_again(folder, monkeypatch, tmp_path):
+    first = (folder / "first").resolve()
+    saes = read_saes(["made", f"first/saes/{NESTED}@4", "loose"])
+    told = sources_of(saes, whole=True)
+    weights = str(folder / "loose" / "sae_weights.safetensors")
+    assert told == [str(first), f"{first}/saes/{NESTED}@4", weights]
+    given = ["first@4", f"first/saes/{SMALL}", "loose/sae_weights.safetensors", "hf:a/b:c@3"]
+    whole = [settled(source) for source in given]
+    assert whole == [f"{first}@4", f"{first}/saes/{SMALL}", weights, "hf:a/b:c@3"]
+    monkeypatch.chdir(tmp_path)
+    assert [one.place.key for one in read_saes(told)] == [one.place.key for one in saes]
+
+
+def test_an_index_finds_its_runs_wherever_they_lie_now(tmp_path):
+    moved = [tmp_path / "there" / "one", tmp_path / "there" / "two"]
+    told = ["/gone/one", "/gone/two/saes/a@4", "/elsewhere/b"]
+    assert indexed(told, moved) == [str(moved[0]), f"{moved[1]}/saes/a@4", "/elsewhere/b"]
+    assert indexed((), moved) == [str(run) for run in moved], "one of an older version is of whole runs"
+
+
+def test_a_prefix_of_a_topk_that_needs_the_others_is_refused(tmp_path):
+    build(SAEConfig(kind="topk", d_in=8, n_latents=6, k=2)).eval().save(tmp_path / "topk", {})
+    with pytest.raises(ValueError, match="topk@4 is a prefix of a TopK SAE without levels"):
+        read_saes([tmp_path / "topk@4"])
+    assert one_sae(tmp_path / "topk@6").sae.config.n_latents == 6
+
+
+def test_a_meta_sae_of_a_prefix_is_not_taken_for_one_of_the_whole(folder, capsys, tmp_path):
+    shutil.copytree((folder / "first").resolve(), tmp_path / "one")
+    whole, part = f"{tmp_path}/one/saes/{NESTED}", f"{tmp_path}/one/saes/{NESTED}@4"
+    code, said = run(f"sae index {whole} {part} --runs {tmp_path}", capsys)
+    assert code == 0, said.err
+    index = open_index((tmp_path / "latest").resolve())
+    made = []
+    for source in (whole, part):
+        code, said = run(f"sae meta {source} --n-meta 3 --k 1 --steps 2 --label-tokens 0 --runs {tmp_path}", capsys)
+        assert code == 0, said.err
+        made.append((tmp_path / "latest").resolve().name)
+    assert list(meta_runs(tmp_path, index.saes[NESTED])) == made[:1]
+    assert not meta_runs(tmp_path, index.saes[f"{NESTED}@4"])
+
+
 WRONG = {
     "nothing": ("nowhere", r"nowhere does not exist; expected a run, RUN/saes/NAME, an SAE folder, or hf:OWNER/REPO"),
     "misspelt": ("first/saes/planted-smal", r"unknown SAE 'planted-smal': did you mean 'planted-small'\? \(as first/"),
@@ -174,7 +218,7 @@ def test_one_sae_of_a_run_is_evaluated_as_it_is_among_all(capsys, tmp_path):
     (level,) = (row for row in tasks[0]["tables"]["levels"]["rows"] if row[:2] == [NESTED, 4])
     assert [alone[f"{NESTED}@4"][key] for key in ("fvu", "l0")] == pytest.approx(level[2:4], rel=1e-6)
     told = read_run(tmp_path / "latest")
-    assert [Path(source).name for source in told.config["runs"]] == [NESTED, f"{NESTED}@4"]
+    assert [Path(source).name for source in told.config["run"]] == [NESTED, f"{NESTED}@4"]
     assert "made" not in told.parents[0] and len(told.parents) == 1
     # An evaluation stands for what it measured: the SAEs of its runs.
     assert [one.name for one in find_saes(tmp_path / "latest")] == [NESTED, SMALL]

@@ -1,7 +1,9 @@
 import io
 import json
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from matryo.spine import progress as module
@@ -83,3 +85,15 @@ def test_a_terminal_gets_a_live_line_and_standard_output_stays_clean(clock, monk
     assert "a result" not in shown
     assert capsys.readouterr().out == "a result\n"
     assert module._live is None
+
+
+def test_json_has_null_for_what_is_no_number(capsys):
+    set_mode("json")
+    with progress("train") as bar:
+        bar.advance(1, fvu=float("nan"), l0=np.float32(2.5))
+    say("done", scores={"auc": float("nan"), "low": [float("-inf"), 1.0]}, path=Path("a"))
+    said = capsys.readouterr()
+    lines = [*said.err.splitlines(), said.out]
+    events = [json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in lines]
+    assert events[1]["numbers"] == {"fvu": None, "l0": 2.5}
+    assert events[2]["scores"] == {"auc": None, "low": [None, 1.0]} and events[2]["path"] == "a"

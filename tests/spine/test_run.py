@@ -222,3 +222,12 @@ def test_tensorboard_gets_numbers_only(tmp_path, monkeypatch):
     assert calls[0] == "tensorboard"
     assert calls[1][:3] == ("loss", 0.5, 3)
     assert calls[2:] == ["closed"]
+
+
+def test_a_run_with_letters_of_any_alphabet_is_read_whatever_the_locale(tmp_path):
+    path = finished(tmp_path, outputs={"store": "Größe-雪"})
+    ask = "import sys, pathlib; from matryo.spine.run import read_run; "
+    ask += "print(ascii(read_run(pathlib.Path(sys.argv[1])).outputs))"
+    told = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", ask, str(path)], env=told, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ascii({"store": "Größe-雪"})

@@ -59,7 +59,6 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
             "evaluate_every": 1_000,
             "log_every": 500,
             "episodes": 100,
-            "threads": 1,  # nine small networks: a second thread waits more than it helps
         },
     ),
 }

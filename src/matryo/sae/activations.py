@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +17,10 @@ from matryo.spine.seeding import torch_generator
 
 CHUNK_TOKENS = 8_192
 """Tokens whose activations are held at a time."""
+
+CALIBRATION_TOKENS = 262_144
+"""Tokens on which thresholds are set at most, 800 MB at a width of 768. Of some 1,900 documents, they leave L0 a
+standard error of 0.3 % (docs/sae/text.md); more would cost memory and gain nothing visible."""
 
 
 def site_width(lm: LM, site: str, row_length: int) -> int:
@@ -76,7 +82,14 @@ def _rows_in_chunk(row_length: int) -> int:
 
 
 def capture_batches(lm: LM, rows: TokenRows, site: str, batch_size: int) -> list[Tensor]:
-    """All activations of a few rows in batches, position 0 and outliers left out, as in training."""
+    """The activations of rows in batches, position 0 and outliers left out, as in training.
+
+    They are held in memory: of more than CALIBRATION_TOKENS so many are read, in rows evenly spread.
+    """
+    most = max(1, CALIBRATION_TOKENS // rows.tokens.shape[1])
+    if len(rows.tokens) > most:
+        chosen = np.linspace(0, len(rows.tokens) - 1, most).round().astype(int)
+        rows = replace(rows, tokens=rows.tokens[chosen], document=rows.document[chosen])
     acts = torch.cat([found[site].float() for _, found in chunks(lm, rows, [site])])
     return list(without_outliers(acts).split(batch_size))
 

@@ -49,11 +49,6 @@ class Place:
         """The same for the same SAE, however it was named."""
         return self.at + _behind(self.level)
 
-    @property
-    def told(self) -> str:
-        """As a run's config tells it: RUN/saes/NAME, whatever folder the run lies in."""
-        return os.path.relpath(self.at, self.run.path.parent) + _behind(self.level) if self.run else self.key
-
 
 @dataclass(frozen=True, eq=False)
 class NamedSAE:
@@ -98,8 +93,13 @@ class NamedSAE:
         return located(self.run.path, self.run.outputs)
 
     def prefix(self, level: int) -> NamedSAE:
-        """The SAE of its first latents."""
+        """The SAE of its first latents; a ValueError says that it has fewer, or cannot do without the others."""
         name = self.name.removesuffix(_behind(self.place.level)) + _behind(level)
+        if level < len(self.sae.W_dec) and not getattr(self.sae, "by_threshold", True):
+            raise ValueError(
+                f"{name} is a prefix of a TopK SAE without levels, whose latents compete with all others for k places; "
+                "expected an SAE with levels or of another kind: leave @ out"
+            )
         found = replace(self.found, sae=self.sae.prefix(level).eval())
         return replace(self, name=name, place=replace(self.place, level=level), found=found)
 
@@ -135,9 +135,7 @@ def find_saes(source: str | Path) -> list[Place]:
     if not given.exists():
         raise _absent(given, text)
     if not is_run(given):
-        # A file may be a link into the hub's cache, where names tell nothing.
-        place = given.resolve() if given.is_dir() else given.parent.resolve() / given.name
-        return [replace(_single(place, text), level=level)]
+        return [replace(_single(_whole(given), text), level=level)]
     return [
         Place(name, str((run.path / inside).resolve()), run, level)
         for run in training_runs(given)
@@ -179,15 +177,23 @@ def runs_of(saes: Iterable[NamedSAE]) -> list[Path]:
     return list(dict.fromkeys(one.run.path for one in saes if one.run))
 
 
-def sources_of(saes: Sequence[NamedSAE]) -> list[str]:
-    """What names these SAEs, whatever folder the runs lie in: RUN where all of a run are among them, else each one."""
-    keys = {one.place.key for one in saes}
-    told: dict[str, None] = {}
+def sources_of(saes: Sequence[NamedSAE], whole: bool = False) -> list[str]:
+    """What names these SAEs: RUN where all of a run are among them, else each one; with whole paths or as in a page."""
+    keys, told = {one.place.key for one in saes}, []
     for one in saes:
-        inside = one.run.outputs["saes"].values() if one.run else ()
-        whole = one.run is not None and all(str((one.run.path / folder).resolve()) in keys for folder in inside)
-        told[one.run.path.name if one.run and whole and one.place.level is None else one.place.told] = None
-    return list(told)
+        source, run = one.place.key, one.run
+        if run and one.place.level is None:
+            every = all(str((run.path / inside).resolve()) in keys for inside in run.outputs["saes"].values())
+            source = str(run.path) if every else source
+        told.append(os.path.relpath(source, run.path.parent) if run and not whole else source)
+    return list(dict.fromkeys(told))
+
+
+def settled(source: str | Path) -> str:
+    """A source by its whole path, for a config that is read again: `runs/latest` is that run itself in a moment."""
+    text, level = _level(str(source))
+    given = Path(text).expanduser()
+    return str(source) if text.startswith(HUB) or not given.exists() else str(_whole(given)) + _behind(level)
 
 
 def distinct(saes: Sequence[NamedSAE], taken: Iterable[str] = ()) -> list[NamedSAE]:
@@ -213,11 +219,10 @@ def check_one_site(saes: Sequence[NamedSAE]) -> None:
         ValueError: they are not; what differs is named.
     """
     for one in saes[1:]:
-        for what, mine, first in zip(("width", "model", "site", "normalisation"), _of(one), _of(saes[0]), strict=True):
-            if None not in (mine, first) and mine != first:
+        for what, a, b in zip(("width", "model", "site", "normalisation"), _of(saes[0]), _of(one), strict=True):
+            if None not in (a, b) and a != b:
                 raise ValueError(
-                    f"{saes[0].name} is of {what} {first}, {one.name} of {mine}; expected SAEs of one site: leave one "
-                    "out"
+                    f"{saes[0].name} is of {what} {a}, {one.name} of {b}; expected SAEs of one site: leave one out"
                 )
 
 
@@ -278,6 +283,11 @@ def _absent(given: Path, text: str) -> Exception:
 def _level(source: str) -> tuple[str, int | None]:
     text, at, level = source.rpartition("@")
     return (text, int(level)) if at and level.isdigit() and not Path(source).exists() else (source, None)
+
+
+def _whole(given: Path) -> Path:
+    # A file may be a link into the hub's cache, where names tell nothing.
+    return given.resolve() if given.is_dir() else given.parent.resolve() / given.name
 
 
 def _behind(level: int | None) -> str:

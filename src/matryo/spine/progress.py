@@ -22,8 +22,14 @@ def set_mode(mode: Literal["auto", "quiet", "json"]) -> None:
 def say(text: str, **fields: Any) -> None:
     """Print a result to standard output, in every mode; in "json" as an object that has the fields too."""
     if _mode == "json":
-        text = json.dumps({"event": "say", "text": text, **fields}, default=str)
+        text = to_json({"event": "say", "text": text, **fields})
     print(text, flush=True)  # noqa: T201 (a live display takes standard output over and prints above itself)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Write plain values as JSON; a number that is not finite, for which JSON has no word, becomes null."""
+    text = json.dumps(value, default=lambda held: held.item() if hasattr(held, "item") else str(held))
+    return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=indent)
 
 
 class Progress:
@@ -67,7 +73,7 @@ class Progress:
         if _live:
             _live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         elif _mode != "quiet":
-            print(json.dumps(event, default=float) if _mode == "json" else line, file=sys.stderr, flush=True)  # noqa: T201
+            print(to_json(event) if _mode == "json" else line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _short(value: Any) -> str:

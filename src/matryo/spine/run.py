@@ -96,7 +96,7 @@ class RunFolder:
             stored = to_dict(from_dict(type(config), stored, where=str(path / "config.toml")))
         if changes := diff(stored, to_dict(config)):
             raise ValueError(f"{path} was started with another config: {'; '.join(changes)}; resume it unchanged")
-        begun = json.loads((path / "environment.json").read_text())
+        begun = json.loads((path / "environment.json").read_text(encoding="utf-8"))
         begun = {key: begun[key] for key in ("command", "started", "parents")}
         return cls(path, config, begun, [_sink_module(sink) for sink in sinks])
 
@@ -150,7 +150,7 @@ def read_run(path: Path) -> FinishedRun:
             raise ValueError(f"run {real} is not finished: resume it, or name a finished run")
         raise ValueError(f"{path} is no run folder: expected run.json in it, name a folder of runs/")
     try:
-        told = json.loads((real / "run.json").read_text())
+        told = json.loads((real / "run.json").read_text(encoding="utf-8"))
         parents = tuple(os.path.normpath(real / parent["path"]) for parent in told["parents"])
         return FinishedRun(real, told["command"], told["config"], told["outputs"], parents)
     except (ValueError, KeyError, TypeError) as error:
@@ -161,7 +161,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the lines a run logged; where a resumed run went over steps again, the later session's lines stand."""
     rows: list[dict[str, Any]] = []
     session, file = 1, path / "metrics.jsonl"
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):  # a line torn by a kill
             row = json.loads(line)
             if "step" in row and session < row["session"]:

@@ -165,18 +165,26 @@ def test_the_target_is_copied_before_the_first_update_and_every_so_many():
     assert copies == [0, 4, 8]
 
 
-@pytest.mark.parametrize("beside", [[0], [2], [3, 1, 4, 0], [5, 6, 7]])
-def test_a_member_is_the_same_bits_in_any_company(beside):
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("beside", "threads"), [([0], 1), ([2], 2), ([3, 1, 4, 0], 1), ([5, 6, 7], 2), (range(8), 3)])
+def test_a_member_is_the_same_bits_in_any_company(beside, threads):
     kinds = [
         *MEMBERS,
         MemberConfig(agent="aup", selfishness=1.0, strength=0.3, seed=6),
         MemberConfig(agent="aup", selfishness=1.0, strength=0.0, seed=6),
         MemberConfig(selfishness=0.9, seed=6),
     ]
-    whole, some = (
-        EmpathicDQN(kinds, PLANES, OTHERS, SMALL),
-        EmpathicDQN([kinds[i] for i in beside], PLANES, OTHERS, SMALL),
-    )
+    beside = list(beside)
+    whole = EmpathicDQN(kinds, PLANES, OTHERS, SMALL)
+    some = EmpathicDQN([kinds[i] for i in beside], PLANES, OTHERS, SMALL, threads)
     rng = np.random.default_rng(5)
     for step in range(6):
         batch = make_batch(len(kinds), step)

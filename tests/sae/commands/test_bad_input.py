@@ -1,6 +1,9 @@
 """Bad input: one line that names the value, what was expected and the fix; no folder is left behind."""
 
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -56,11 +59,20 @@ CASES = {
     "row length": ("harvest --lm tiny --site blocks.1.resid_pre --text file:text.txt --row-length 1", "row_length 1"),
     "asked twice": ("train --data acts.npy --kind relu --k 2 --k 3 --n-latents 20", "asked for twice"),
     "empty demo": ("demo --lm tiny --tokens 0", "tokens is 0"),
+    "less than no demo": ("demo --lm tiny --ce-tokens -1", "ce_tokens is -1"),
     "nothing to resume": ("train --resume nowhere", "nowhere"),
     "no such device": (
         "train --data acts.npy --device cuda:99",
         "device 'cuda:99' cannot be used.*expected cpu, or one",
     ),
+    "endless": ("train --data acts.npy --passes inf", "passes is inf; expected a positive number"),
+    "no number to clip to": ("train --data acts.npy --clip nan", "clip is nan; expected 0"),
+    "no dtype": ("serve . --lm-dtype float8", "float8"),
+    "no threshold": ("evaluate . --explain-threshold nan", "explain_threshold is nan; expected a share"),
+    "no share": ("evaluate . --absorption-share nan", "absorption_share is nan; expected a number between 0 and 1"),
+    "no penalty": ("evaluate . --absorption-sparse-l1 -1", "absorption_sparse_l1 is -1.0; expected a number of 0"),
+    "rows too long": (f"harvest {SMALL.replace('32', '300')}", "rows of 300 tokens: tiny takes at most 256"),
+    "seed": ("train --data acts.npy --n-latents 20 --k 2 --sae-seed 99999999999999999999", "seed is 9{20}; expected"),
     "wrong demo": ("demo --lm gpt2", "gpt2.*smollm2.*tiny"),
 }
 
@@ -108,3 +120,19 @@ def test_streaming_trains_without_a_store(folder, monkeypatch, capsys, tmp_path)
     code, said = run(f"sae evaluate {runs}/latest --ce-tokens 256 --runs {runs}", folder, monkeypatch, capsys)
     assert code == 0
     assert "CE over" in said.out
+
+
+def test_streamed_text_shorter_than_a_batch(folder, monkeypatch, capsys, tmp_path):
+    line = f"sae train {SMALL.replace('3000', '60')} --n-latents 20 --k 4 --runs {tmp_path / 'runs'}"
+    code, said = run(line, folder, monkeypatch, capsys)
+    assert code == 2 and "batch_size is 2048; expected at most 62, the tokens of training text" in said.err
+
+
+def test_a_terminal_without_the_characters_of_a_result_costs_nothing(folder, tmp_path):
+    line = [sys.executable, "-m", "matryo", "sae", "train", "--data", str(folder / "acts.npy"), "--runs", str(tmp_path)]
+    line += ["--n-latents", "20", "--k", "3", "--steps", "2", "--batch-size", "64"]
+    told = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    assert subprocess.run(line, env=told, capture_output=True, check=False).returncode == 0
+    line = [*line[:4], "evaluate", str(tmp_path / "latest"), "--tasks", "explanations", "--runs", str(tmp_path)]
+    done = subprocess.run(line, env=told, capture_output=True, text=True, check=False)
+    assert "codec" not in done.stderr and "nothing could be measured" in done.stderr

@@ -107,3 +107,16 @@ def test_bad_input_is_one_line_and_leaves_no_folder(line, pattern, folder, monke
     assert code == 2
     assert re.search(pattern, error_of(said)), said.err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_another_library_is_taken_apart(folder, monkeypatch, capsys, tmp_path):
+    from matryo.sae.interop import write_sae
+    from matryo.spine.fetch import file_sha256
+
+    sae = build(SAEConfig(kind="jumprelu", d_in=12, n_latents=23, k=3)).eval()
+    write_sae(sae, "dictionary_learning", tmp_path / "theirs", {"hook_name": "blocks.1.hook_resid_post"})
+    code, said = run(f"sae meta {tmp_path}/theirs {QUICK} --runs {tmp_path / 'runs'}", folder, monkeypatch, capsys)
+    assert code == 0, said.err
+    told = json.loads((tmp_path / "runs" / "latest" / "meta" / "theirs" / "cfg.json").read_text())["metadata"]
+    assert told["base_weights_sha256"] == file_sha256(tmp_path / "theirs" / "ae.pt")
+    assert told["hook_name"] == "blocks.1.hook_resid_post"

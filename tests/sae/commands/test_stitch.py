@@ -90,6 +90,12 @@ def test_an_sae_and_itself_share_everything(folder, monkeypatch, capsys, tmp_pat
     assert steps["mse"] == pytest.approx([steps["mse"][0]] * len(steps["mse"]), rel=1e-6)
 
 
+def test_a_weight_file_belongs_to_the_run_it_lies_in(folder, monkeypatch, capsys, tmp_path):
+    small, large = (f"{sae(n)}/sae_weights.safetensors" for n in (20, 45))
+    code, said = run(f"sae stitch {small} {large} --threshold 0.5 --runs {tmp_path}", folder, monkeypatch, capsys)
+    assert code == 0, said.err
+
+
 def test_other_kinds_and_prefixes(folder, monkeypatch, capsys, tmp_path):
     nested = "b/latest/saes/batch_topk-24-k3-levels6_12_24-s0"
     for small, large in ((f"{nested}@12", "c/latest/saes/topk-33-k3-s0"), ("c/latest/saes/relu-33-l1_5-s0", sae(45))):
@@ -156,6 +162,30 @@ def test_an_interrupted_run_goes_on_with_what_is_left(folder, monkeypatch, capsy
         assert repr(one.to_pydict()) == repr(other.to_pydict()), name  # nan equals nan
 
 
+def test_a_run_that_latest_pointed_to_is_found_again_after_an_interruption(folder, monkeypatch, capsys, tmp_path):
+    shutil.copytree(next((folder / "a").glob("*-train-*")), tmp_path / "runs" / "trained")
+    shutil.copy(folder / "acts.npy", tmp_path)
+    (tmp_path / "runs" / "latest").symlink_to("trained")
+    told = json.loads((tmp_path / "runs" / "trained" / "run.json").read_text())
+    told["outputs"]["store"] = str(tmp_path / "acts.npy")
+    (tmp_path / "runs" / "trained" / "run.json").write_text(json.dumps(told))
+    small, large = (f"runs/latest/saes/batch_topk-{n}-k3-s0" for n in (20, 45))
+    for line in (f"stitch {small} {large}@40", "family runs/latest"):
+        (tmp_path / "runs" / "latest").unlink()
+        (tmp_path / "runs" / "latest").symlink_to("trained")
+        with monkeypatch.context() as patch:
+            patch.setattr(f"matryo.sae.commands.{line.split()[0]}.walk_paths", lambda *_: _interrupt())
+            code, said = run(f"sae {line} --threshold 0.5 --data acts.npy", tmp_path, patch, capsys)
+        assert code == 130, said.err
+        made = (tmp_path / "runs" / "latest").resolve()
+        code, said = run(f"sae {line.split()[0]} --resume {made}", tmp_path / "runs", monkeypatch, capsys)
+        assert code == 0, said.err
+
+
+def _interrupt():
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="module")
 def odd(folder):
     """SAEs that do not go with the others."""
@@ -194,6 +224,10 @@ BAD = {
     "several": ("stitch a/latest a/latest", "has 6 SAEs; expected one, as a/latest/saes/NAME"),
     "nothing": (f"stitch {sae(20)}", "two SAEs are needed"),
     "level": (f"stitch {sae(20)}@21 {sae(45)}", "level is 21; expected 1 to 20"),
+    "topk level": (
+        f"stitch c/latest/saes/topk-33-k3-s0@20 {sae(45)}",
+        "topk-33-k3-s0@20 is a prefix of a TopK SAE without levels",
+    ),
     "step": (f"stitch {sae(20)} {sae(45)} --threshold 0.6 --save-step 999", "step is 999; expected 0 to"),
     "not there": (f"stitch nowhere {sae(20)}", "nowhere does not exist"),
     "no ladder": (

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,12 @@ class Watched:
             self.page.screenshot(path=folder / f"{re.sub(r'[^a-z0-9]+', '-', name)}.png")
 
 
+def value(base, path):
+    """A page's JSON twin."""
+    with urllib.request.urlopen(base + path) as answer:
+        return json.load(answer)
+
+
 def wait_for(check, seconds=30):
     end = time.monotonic() + seconds
     while not check():
@@ -110,4 +117,4 @@ def wait_for(check, seconds=30):
         time.sleep(0.05)
 
 
-__all__ = ["Watched", "launch", "start_server", "stop", "sync_playwright", "wait_for"]
+__all__ = ["Watched", "launch", "start_server", "stop", "sync_playwright", "value", "wait_for"]

@@ -4,14 +4,18 @@ At blocks.0.resid_pre an activation is its token's embedding. The text has fewer
 dimensions, so there are encoders that give any table of (token, latent) pre-activations exactly.
 """
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from matryo.sae.compare.meta import MetaScores, MetaStudy, decoder_directions, decompose, tables
 from matryo.sae.lm import load_lm
-from matryo.sae.nn import SAEConfig, build
+from matryo.sae.nn import SAE, SAEConfig, build
+from matryo.sae.nn.folder import WEIGHTS
 from matryo.sae.text import TokenRows
+from matryo.spine.fetch import file_sha256
 from matryo.spine.run import RunFolder
 
 SITE = "blocks.0.resid_pre"
@@ -20,6 +24,9 @@ DIGITS, THE, STOP, SCRIPT = 2, 0, 1, 3
 SEVEN, NINE, TWIN, DEAD = 7, 9, 10, 11
 """Of the upper level: digit 7; digit 9, on which its parent is silent; a copy of SEVEN; one that never fires."""
 NESTED, SMALL = "planted-nested", "planted-small"
+FIT_LARGE, FIT_SMALL = "fitted-large", "fitted-small"
+"""The same encoders with the decoders that reconstruct best, which is what stitching asks for."""
+
 LENGTHS = (4, 12)
 
 SENTENCES = (
@@ -58,41 +65,105 @@ def table_of(lm, ids):
     return table
 
 
-def saes_of(lm, rows):
-    ids = np.unique(rows.tokens[:, 1:])
+def basis():
+    """(12, 256): orthonormal rows that the planted decoder rows are sums of."""
+    return torch.linalg.qr(torch.randn(256, 12, generator=torch.Generator().manual_seed(5)))[0].t()
+
+
+def read_text(lm, rows):
+    """Embeddings of the text's distinct tokens, how often each occurs, and what every latent is on them."""
+    ids, counts = np.unique(rows.tokens[:, 1:], return_counts=True)
     embedded = lm.model.get_input_embeddings().weight.detach()[torch.from_numpy(ids).long()]
     assert len(ids) < embedded.shape[1]
-    table = table_of(lm, ids)
+    return embedded, torch.from_numpy(counts), table_of(lm, ids)
+
+
+def planted(encoder, decoder, b_dec=None, **config):
+    sae = build(SAEConfig(kind="jumprelu", d_in=256, n_latents=len(decoder), k=2, **config))
+    with torch.no_grad():
+        sae.W_enc.copy_(encoder)
+        sae.b_enc.fill_(0.25)
+        sae.W_dec.copy_(decoder)
+        sae.threshold.fill_(0.5)
+        if b_dec is not None:
+            sae.b_dec.copy_(b_dec)
+            sae.b_enc += b_dec @ encoder
+    return sae.eval()
+
+
+def saes_of(lm, rows):
+    embedded, _, table = read_text(lm, rows)
     encoder = torch.linalg.pinv(embedded.double()) @ (table.double() - 0.25)
-    basis = torch.linalg.qr(torch.randn(256, 12, generator=torch.Generator().manual_seed(5)))[0].t()
-    decoder = basis.clone()
+    directions = basis()
+    decoder = directions.clone()
     for child in (SEVEN, NINE):
-        decoder[child] = 0.6 * basis[DIGITS] + 0.8 * basis[child]
-    decoder[TWIN] = 0.99 * decoder[SEVEN] + (1 - 0.99**2) ** 0.5 * basis[TWIN]
+        decoder[child] = 0.6 * directions[DIGITS] + 0.8 * directions[child]
+    decoder[TWIN] = 0.99 * decoder[SEVEN] + (1 - 0.99**2) ** 0.5 * directions[TWIN]
+    keep = {NESTED: (slice(None), LENGTHS), SMALL: (slice(0, 6), "none")}
+    return {name: planted(encoder.float()[:, part], decoder[part], levels=of) for name, (part, of) in keep.items()}
+
+
+def fitted_saes(lm, rows):
+    """The planted encoders of NESTED and SMALL with least-squares decoders over the text."""
+    embedded, counts, table = read_text(lm, rows)
+    encoder = torch.linalg.pinv(embedded.double()) @ (table.double() - 0.25)
+    weight = (counts / counts.sum()).double()[:, None]
+    mean = (weight * embedded.double()).sum(0)
     made = {}
-    for name, keep, levels in ((NESTED, slice(None), LENGTHS), (SMALL, slice(0, 6), "none")):
-        part = decoder[keep]
-        sae = build(SAEConfig(kind="jumprelu", d_in=256, n_latents=len(part), k=2, levels=levels))
-        with torch.no_grad():
-            sae.W_enc.copy_(encoder.float()[:, keep])
-            sae.b_enc.fill_(0.25)
-            sae.W_dec.copy_(part)
-            sae.threshold.fill_(0.5)
-        made[name] = sae.eval()
+    for name, part, levels in ((FIT_LARGE, slice(None), LENGTHS), (FIT_SMALL, slice(0, 6), "none")):
+        z, target = table[:, part].double() * weight.sqrt(), (embedded.double() - mean) * weight.sqrt()
+        ridge = 1e-4 * torch.eye(z.shape[1], dtype=torch.float64)
+        decoder = torch.linalg.solve(z.t() @ z + ridge, z.t() @ target)
+        made[name] = planted(encoder.float()[:, part], decoder.float(), mean.float(), levels=levels)
     return made
 
 
-def make_run(runs: Path) -> Path:
+def make_run(runs: Path, name: str = "planted", make=saes_of) -> Path:
     """A finished run as `sae train` leaves one, of the planted SAEs."""
     lm = load_lm("tiny")
     rows = rows_of(lm)
-    with RunFolder.create(runs, "planted", "sae train", {"planted": True}) as run:
+    with RunFolder.create(runs, name, "sae train", {name: True}) as run:
         for split in ("train", "heldout"):
             rows.save(run.path / "rows" / split)
-        for name, sae in saes_of(lm, rows).items():
-            sae.save(run.path / "saes" / name)
+        saes = make(lm, rows)
+        for sae_name, sae in saes.items():
+            sae.save(run.path / "saes" / sae_name)
         for step in range(30):
-            run.log(step=step, **{f"{NESTED}/fvu": 1 / (step + 1), f"{NESTED}/loss": 2 / (step + 1)})
-        saes = {name: f"saes/{name}" for name in (NESTED, SMALL)}
-        run.finish({"saes": saes, "site": SITE, "lm": "tiny", "rows": "rows", "store": None})
+            first, *others = saes
+            run.log(step=step, **{f"{first}/fvu": 1 / (step + 1), f"{first}/loss": 2 / (step + 1)})
+            run.log(step=step, **{f"{other}/fvu": 3 / (step + 1) for other in others})
+        folders = {sae_name: f"saes/{sae_name}" for sae_name in saes}
+        run.finish({"saes": folders, "site": SITE, "lm": "tiny", "rows": "rows", "store": None})
+    return run.path
+
+
+def make_meta_run(runs: Path, trained: Path) -> Path:
+    """A run as `sae meta` leaves one, of a meta-SAE whose meta-latents are the planted directions themselves.
+
+    DIGITS has one meta-latent, its own; SEVEN is 0.6 of that and 0.8 of its own, NINE likewise.
+    """
+    base, directions = SAE.load(trained / "saes" / NESTED), basis()
+    meta = build(SAEConfig(kind="jumprelu", d_in=256, n_latents=12, k=2))
+    with torch.no_grad():
+        meta.W_enc.copy_(directions.t())
+        meta.W_dec.copy_(directions)
+        meta.b_enc.zero_()
+        meta.threshold.fill_(0.05)
+    parts = decompose(meta.eval(), decoder_directions(base))
+    unmeasured = dict.fromkeys((field.name for field in fields(MetaScores)), 0.0)
+    near = {
+        name: tuple((directions @ decoder_directions(other).t()).max(1))
+        for name, other in (("", base), (SMALL, SAE.load(trained / "saes" / SMALL)))
+    }
+    counts = {"n_latents": 12, "n_meta": 12, "baselines": {}, "smaller": {}}
+    study = MetaStudy(meta, parts, MetaScores(**unmeasured | counts), near)
+    makers = {"latents": tables.latent_columns, "edges": tables.edge_columns, "meta_latents": tables.meta_columns}
+    with RunFolder.create(runs, "planted-meta", "sae meta", {}, [trained]) as run:
+        told = {"base_weights_sha256": file_sha256(trained / "saes" / NESTED / WEIGHTS)}
+        meta.save(run.path / "meta" / NESTED, told)
+        (run.path / "tables" / NESTED).mkdir(parents=True)
+        outputs = {key: f"tables/{NESTED}/{key}.parquet" for key in makers}
+        for key, make in makers.items():
+            tables.write_parquet(make(study), run.path / outputs[key])
+        run.finish({"meta": {NESTED: {"meta_sae": f"meta/{NESTED}", **outputs}}})
     return run.path

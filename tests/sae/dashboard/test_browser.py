@@ -1,43 +1,13 @@
 """What a reader does, in a real browser; each flow minds accessibility, console errors and foreign requests."""
 
-import json
 import os
 import re
-import urllib.request
 
 import pytest
-from tests.sae.dashboard.browsing import Watched, launch, start_server, stop, sync_playwright
+from tests.sae.dashboard.browsing import Watched, start_server, stop, value
 from tests.sae.dashboard.planted import DEAD, DIGITS, NESTED, NINE, SCRIPT, SEVEN, SMALL, TWIN
 
 ONE = f"/sae/{NESTED}"
-
-
-@pytest.fixture(scope="module")
-def base(indexed):
-    url, process = start_server(indexed)
-    yield url
-    stop(process)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        found = launch(playwright)
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def at(browser, base):
-    watched = Watched(browser, base)
-    yield watched
-    watched.context.close()
-    assert not watched.problems, watched.problems
-
-
-def value(base, path):
-    with urllib.request.urlopen(base + path) as answer:
-        return json.load(answer)
 
 
 def test_from_the_first_page_to_a_latent_and_its_parent(at):
@@ -253,12 +223,6 @@ def test_two_saes_are_compared(at):
     at.audit("compare")
     at.page.locator("svg a").first.dispatch_event("click")
     at.page.get_by_role("heading", name=re.compile("^Latent")).wait_for()
-
-
-def test_runs_show_their_curves(at):
-    at.open("/runs")
-    assert at.page.locator("svg polyline").count() >= 1
-    at.audit("runs")
 
 
 def test_the_dead_and_the_missing_are_told(at):

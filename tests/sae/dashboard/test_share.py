@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from tests.sae.dashboard.browsing import Watched, launch, sync_playwright
+from tests.sae.dashboard.browsing import Watched
 from tests.sae.dashboard.planted import DIGITS, NESTED, SEVEN
 
 from matryo import cli
@@ -16,7 +16,7 @@ def sae(index):
     return index.saes[NESTED]
 
 
-def test_one_file_stands_alone(sae, tmp_path):
+def test_one_file_stands_alone(browser, sae, tmp_path):
     path = tmp_path / "latents.html"
     write_file(sae, [DIGITS, SEVEN], path, {SEVEN: {"label": "<b>sevens</b>", "tags": [], "note": ""}})
     page = path.read_text(encoding="utf-8")
@@ -28,14 +28,12 @@ def test_one_file_stands_alone(sae, tmp_path):
     assert len(ids) == len(set(ids))
     targets = set(re.findall(r'href="#([^"]+)"', page))
     assert targets == {f"latent-{DIGITS}", f"latent-{SEVEN}"}
-    with sync_playwright() as playwright:
-        browser = launch(playwright)
-        watched = Watched(browser, "file://")
-        watched.page.goto(f"file://{path}")
-        assert watched.page.locator("article").count() == 2
-        assert float(watched.page.locator(".pk").first.get_attribute("title").split()[0]) > 0
-        watched.audit("one file")
-        browser.close()
+    watched = Watched(browser, "file://")
+    watched.page.goto(f"file://{path}")
+    assert watched.page.locator("article").count() == 2
+    assert float(watched.page.locator(".pk").first.get_attribute("title").split()[0]) > 0
+    watched.audit("one file")
+    watched.context.close()
 
 
 @pytest.mark.parametrize("count", [0, 501])

@@ -14,7 +14,6 @@ from matryo.sae.dashboard.views.live_latent import effects_view, logits_view, mi
 from matryo.sae.dashboard.views.overview import home_view, overview_view
 from matryo.sae.dashboard.views.prompt import prompt_view
 from matryo.sae.dashboard.views.query import Query
-from matryo.sae.dashboard.views.runs import thin
 from matryo.sae.dashboard.views.search import phrase_view
 from matryo.sae.dashboard.views.steer import steer_view
 from matryo.sae.dashboard.views.table import sorted_latents, table_view
@@ -325,17 +324,6 @@ def test_comparison_counts_cosines(index):
     assert view["pairs"]["mean"] == pytest.approx(best.mean(), abs=1e-6)
     assert {r["latent"] for r in view["pairs"]["most"][:6]} == set(range(6))
     assert all(r["mutual"] for r in view["pairs"]["most"][:6])
-
-
-def test_thinned_curves_keep_their_extremes():
-    generator = np.random.default_rng(0)
-    y = generator.normal(size=5_000)
-    y[1234], y[4321] = 50, -50
-    x, kept = thin(list(range(5_000)), y.tolist())
-    assert len(x) <= 400
-    assert {50, -50, y[0], y[-1]} <= set(kept)
-    assert all(y[i] == v for i, v in zip(x, kept, strict=True))
-    assert x == sorted(x)
 
 
 @pytest.mark.parametrize(

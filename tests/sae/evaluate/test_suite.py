@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shlex
+import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -96,7 +98,8 @@ def test_a_task_that_fails_is_named_and_the_others_run(told):
     assert "second of a, b: labels are all 1; expected two classes: give others" in found.missing()
     assert "first, letter q: too few words" in found.missing()
     assert any(line.startswith("third of c: ") and "nowhere" in line for line in found.missing())
-    assert found.notes() == ["adapted, not comparable with published scores"]
+    apart = "Of different models, sites or texts, so compare scores within a group only: a, b; c."
+    assert found.notes() == [apart, "adapted, not comparable with published scores"]
 
 
 def test_a_mistake_of_ours_is_not_swallowed(told):
@@ -212,6 +215,16 @@ def test_several_runs_and_tasks_make_one_table(folder, monkeypatch, capsys):
     )
 
 
+def test_the_config_of_a_run_is_a_config_file(folder, monkeypatch, capsys):
+    assert run("sae evaluate second --ce-tokens 96", folder, monkeypatch, capsys)[0] == 0
+    first = (folder / "runs" / "latest").resolve()
+    code, said = run(f"sae evaluate --config {first}/config.toml", folder, monkeypatch, capsys)
+    assert code == 0, said.err
+    again = (folder / "runs" / "latest").resolve()
+    assert again != first and again.parent == first.parent
+    assert (again / "config.toml").read_text() == (first / "config.toml").read_text()
+
+
 def test_an_evaluation_without_the_model(folder, monkeypatch, capsys):
     code, said = run("sae evaluate first --ce-tokens 0", folder, monkeypatch, capsys)
     assert code == 0 and "CE" not in said.out
@@ -226,8 +239,8 @@ def test_what_was_measured_before_an_interruption_is_kept(folder, monkeypatch, c
         raise KeyboardInterrupt
 
     monkeypatch.setattr(downstream, "measure_downstream", stop)
-    code, _ = run("sae evaluate second --runs stopped", folder, monkeypatch, capsys)
-    assert code == 130
+    code, said = run("sae evaluate second --runs stopped", folder, monkeypatch, capsys)
+    assert code == 130 and re.search("before the interruption: .*scores.json", said.out)
     scores = json.loads((folder / "stopped" / "latest" / "scores.json").read_text())
     assert len(scores["tasks"]["reconstruction"]) == 1 and scores["tasks"]["downstream"] == []
 
@@ -236,8 +249,6 @@ def test_bad_input_is_said_in_one_line(folder, monkeypatch, capsys, tmp_path):
     code, said = run("sae evaluate first --tasks reconstuction", folder, monkeypatch, capsys)
     assert code == 2 and "unknown task 'reconstuction': did you mean 'reconstruction'" in said.err
     # A run whose SAE has another width than its site, and one whose model is another than the store's.
-    import shutil
-
     wide = tmp_path / "runs" / "wide"
     shutil.copytree((folder / "first").resolve(), wide)
     for name in ("store", "rows"):
@@ -252,6 +263,18 @@ def test_bad_input_is_said_in_one_line(folder, monkeypatch, capsys, tmp_path):
     code, said = run(f"sae evaluate {wide} --ce-tokens 64", folder, monkeypatch, capsys)
     assert code == 2 and "width" in said.err
     assert "has width 11, blocks.1.resid_pre of tiny has 256" in said.out
+
+
+def test_a_run_that_cannot_be_opened_leaves_latest_where_it_was(folder, monkeypatch, capsys, tmp_path):
+    broken = tmp_path / "runs" / "broken"
+    shutil.copytree((folder / "second").resolve(), broken)
+    told = json.loads((broken / "run.json").read_text())
+    (broken / "run.json").write_text(json.dumps(told | {"parents": []}))
+    weights = next(broken.glob("saes/*/sae_weights.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-10])
+    code, said = run(f"sae evaluate {broken} --runs {tmp_path / 'runs'}", folder, monkeypatch, capsys)
+    assert code == 2 and "sae_weights.safetensors cannot be read" in said.err
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["broken"]
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "weights"])

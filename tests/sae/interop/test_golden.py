@@ -157,3 +157,25 @@ def test_a_negative_threshold_of_the_authors_acts_after_their_relu(tmp_path):
     torch.save(tensors | {"threshold": torch.tensor(-0.5)}, folder / "sae.pt")
     z = torch.relu((x - tensors["b_dec"]) @ tensors["W_enc"])
     assert torch.allclose(load_foreign(folder).sae.encode(x), z, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("inside", ["embedding/width_19", "layer_3/width_19"])
+def test_gemma_scope_in_the_hubs_cache_is_links_to_blobs(inside, tmp_path):
+    """The folder's name, which tells of embedding and transcoder, is that of the link, not of what it points to."""
+    blob = tmp_path / "transcoders" / "more" / "models--google--gemma-scope-2b-pt-res" / "blobs" / ("a" * 64)
+    blob.parent.mkdir(parents=True)
+    shutil.copy(GOLDEN / "gemma_scope" / inside / "params.npz", blob)
+    folder = blob.parent.parent / "snapshots" / ("b" * 40) / inside / "average_l0_6"
+    folder.mkdir(parents=True)
+    (folder / "params.npz").symlink_to(blob)
+    theirs = load_file(GOLDEN / "gemma_scope" / inside / "outputs.safetensors")
+    found = load_foreign(folder)
+    assert not found.sae.config.transcoder, "named by a folder far above"
+    assert torch.allclose(found.sae(theirs["x"]), theirs["x_hat"], atol=1e-5, rtol=1e-5)
+
+
+def test_gemma_scope_says_which_folder_told_the_kind(tmp_path):
+    shutil.copytree(GOLDEN / "gemma_scope" / "layer_3", tmp_path / "transcoders" / "layer_3")
+    found = load_foreign(tmp_path / "transcoders" / "layer_3" / "width_19")
+    assert found.sae.config.transcoder and "because of the folder's name, transcoders" in found.notes[0]

@@ -158,3 +158,12 @@ def test_no_batch_is_empty_whatever_is_left_in_the_last_window(rows, monkeypatch
     assert len(table.rows("train")) == rows
     for size in (1, 15, 23, 25, 50, 75, 149, 150):
         assert {len(batch) for batch in ShuffledBatches(table, "train", size)} == {size}
+
+
+def test_in_order_reads_some_rows_evenly_spread_where_there_are_more(table):
+    everything = torch.cat(list(in_order(table, "train", 50)))
+    some = list(in_order(table, "train", 50, most=120))
+    assert [len(batch) for batch in some] == [50, 50, 20]
+    at = np.linspace(0, len(everything) - 1, 120).round().astype(int)
+    assert torch.equal(torch.cat(some), everything[at])
+    assert torch.equal(torch.cat(list(in_order(table, "train", 50, most=10**6))), everything)

@@ -240,3 +240,10 @@ def test_training_on_a_stream_is_resumed_by_replaying_it(lm, rows, tmp_path):
     resumed = session(tmp_path / "a")
     assert whole is not None and resumed is not None
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_calibration_is_bounded_and_spread_over_the_rows(lm, rows, captured, monkeypatch):
+    monkeypatch.setattr(activations, "CALIBRATION_TOKENS", 5 * LENGTH + 3)
+    found = torch.cat(capture_batches(lm, rows, SITES[1], 20))
+    chosen = captured[SITES[1]][torch.linspace(0, ROWS - 1, 5).round().long(), 1:].reshape(-1, WIDTH)
+    assert close(found, without_outliers(chosen))

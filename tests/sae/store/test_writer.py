@@ -227,3 +227,14 @@ def test_token_order_gives_back_the_training_text(tmp_path, apart):
     found = list(ActivationStore(tmp_path).in_token_order(chunk=100))
     assert [first for first, _ in found] == list(range(0, TRAIN, 100))
     assert torch.equal(torch.cat([rows for _, rows in found]), parts["train"])
+
+
+def test_token_order_leaves_out_position_0_where_a_store_has_it(tmp_path):
+    """Whoever reads it numbers tokens over positions 1, 2, …; with BOS among them every passage would be another."""
+    length = 7
+    values = tokens_of("train")[: TRAIN // length * length]
+    store = write_store(tmp_path, train=values, about={"skip_first": False, "row_length": length})
+    found = list(store.in_token_order(chunk=100))
+    expected = values.view(-1, length, D_IN)[:, 1:].reshape(-1, D_IN)
+    assert [first for first, _ in found] == list(range(0, len(expected), 100))
+    assert torch.equal(torch.cat([rows for _, rows in found]), expected)

@@ -1,7 +1,8 @@
 from .attainable import AttainableUtilities
 from .config import FIXED, LEARNERS, LearnConfig, MemberConfig
-from .empathic import EmpathicDQN, scaled
+from .empathic import EmpathicDQN
 from .fixed import HarmlessAgent, RandomAgent
+from .learner import scaled
 from .networks import Adam, StackedMLP
 from .saving import load_agent, save_agent
 

@@ -40,7 +40,8 @@ class AttainableUtilities:
         self.flat = draw_weights(draws, sizes).repeat(2, 1)
         self.net, self.target = (StackedMLP(part, sizes) for part in self.flat.split(len(where)))
         self.gradient = StackedMLP(torch.zeros_like(self.net.flat), sizes)
-        self.adam = Adam(self.net.flat, config.lr)
+        self.m, self.v, self.step = torch.zeros_like(self.net.flat), torch.zeros_like(self.net.flat), torch.zeros(())
+        self.adam = Adam([self.net.flat], [self.m], [self.v], config.lr)
         rewards = Streams.named(seeds, "random rewards").uniform(cells * REWARDS)
         self.weights = torch.from_numpy(rewards).float().reshape(-1, cells, REWARDS)
         self.strength = np.array([[members[i].strength] for i in where], dtype=np.float32)
@@ -72,7 +73,8 @@ class AttainableUtilities:
         error = layers[-1].gather(-1, at) - y
         slope = torch.zeros_like(layers[-1]).scatter_(-1, at, error * (2 / error.shape[1]))
         self.net.backward(layers, slope, self.gradient)
-        self.adam.descend(self.gradient.flat)
+        self.step += 1
+        self.adam.descend([self.gradient.flat], self.step)
 
     def copy_target(self) -> None:
         """Copy the Q-functions to their targets."""
@@ -88,14 +90,14 @@ class AttainableUtilities:
         """Everything that learning goes on from."""
         return {
             "aup_flat": self.flat,
-            "aup_m": self.adam.m,
-            "aup_v": self.adam.v,
-            "aup_step": self.adam.step.reshape(1),
+            "aup_m": self.m,
+            "aup_v": self.v,
+            "aup_step": self.step.reshape(1),
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to where `state` was taken."""
         self.flat.copy_(state["aup_flat"])
-        self.adam.m.copy_(state["aup_m"])
-        self.adam.v.copy_(state["aup_v"])
-        self.adam.step.copy_(state["aup_step"][0])
+        self.m.copy_(state["aup_m"])
+        self.v.copy_(state["aup_v"])
+        self.step.copy_(state["aup_step"][0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,11 @@ from torch import Tensor
 
 from matryo.empathy.agents.attainable import AttainableUtilities
 from matryo.empathy.agents.config import LearnConfig, MemberConfig
-from matryo.empathy.agents.networks import Adam, StackedMLP, draw_weights, empty_aligned
+from matryo.empathy.agents.learner import Aims, Learner, scaled
+from matryo.empathy.agents.networks import StackedMLP, draw_weights
 from matryo.empathy.envs.rules import N_ACTIONS, WINDOW
 from matryo.empathy.envs.streams import Streams
 from matryo.empathy.replay import Transitions
-from matryo.empathy.swap import aggregate
-
-SCALE = 100.0
-"""Views are divided by it, as published."""
 
 
 class EmpathicDQN:
@@ -48,10 +47,17 @@ class EmpathicDQN:
         planes: Planes of a view.
         others: Number of other agents.
         config: How they learn.
+        threads: Threads that update members, a share of them each; more than one expects `torch.set_num_threads(1)`.
+            Bits do not depend on it.
     """
 
     def __init__(
-        self, members: Sequence[MemberConfig], planes: int = 1, others: int = 1, config: LearnConfig | None = None
+        self,
+        members: Sequence[MemberConfig],
+        planes: int = 1,
+        others: int = 1,
+        config: LearnConfig | None = None,
+        threads: int = 1,
     ) -> None:
         self.members, self.config = list(members), config or LearnConfig()
         self.view, self.others, self.t = (planes, WINDOW, WINDOW), others, 0
@@ -62,20 +68,21 @@ class EmpathicDQN:
         start = [draw_weights(Streams.named(seeds, "weights", net).uniform(numbers), sizes) for net in ("q", "q_emp")]
         self.flat = torch.cat([*start, start[0]])
         "(3M, numbers): Q, Q_emp, Q_T"
-        self.both = StackedMLP(self.flat[: 2 * count], sizes)
-        self.q, self.q_emp, self.q_target = (StackedMLP(part, sizes) for part in self.flat.split(count))
-        self.gradient = StackedMLP(torch.zeros(2 * count, numbers), sizes)
-        self.adam = Adam(self.flat[: 2 * count], self.config.lr)
+        self.m, self.v, self.adam_step = (
+            torch.zeros(2 * count, numbers),
+            torch.zeros(2 * count, numbers),
+            torch.zeros(()),
+        )
+        flats, moments = self.flat.split(count), (self.m.split(count), self.v.split(count))
+        self.q, self.q_emp, self.q_target = (StackedMLP(flat, sizes) for flat in flats)
+        aims, threads = Aims.of(self.members), min(threads, count)
+        edges = [count * i // threads for i in range(threads + 1)]
+        shares = [slice(a, b) for a, b in itertools.pairwise(edges)]
+        self.learners = [Learner(where, flats, moments, sizes, aims, self.config) for where in shares]
+        self.pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         self.exploring = Streams.named(seeds, "explore")
-        self.beta = self._column(lambda m: m.selfishness if m.agent in ("empathic", "own_value") else 1.0)
-        self.own_value = self._column(lambda m: m.agent == "own_value")
-        self.reward_share = self._column(lambda m: m.selfishness if m.agent == "true_reward" else 1.0)
-        self.kill_penalty = self._column(lambda m: m.strength if m.agent == "kill_penalty" else 0.0)
         preserving = [i for i, member in enumerate(self.members) if member.agent == "aup"]
         self.attainable = AttainableUtilities(preserving, self.members, cells, self.config) if preserving else None
-
-    def _column(self, value: Any) -> np.ndarray:
-        return np.array([[value(member)] for member in self.members], dtype=np.float32)
 
     def select_action(self, obs: np.ndarray, epsilon: float | None = None) -> np.ndarray:
         """Choose ε-greedily on Q_emp: (M,) from views (M, planes, 5, 5), or (M, n) from (M, n, planes, 5, 5).
@@ -137,20 +144,8 @@ class EmpathicDQN:
 
     def targets(self, batch: Transitions) -> tuple[np.ndarray, np.ndarray]:
         """y_self and y_emp, (M, B) each."""
-        gamma, on = np.float32(self.config.gamma), 1 - batch.terminated.astype(np.float32)
-        members, rows = batch.action.shape
-        after = self.q_target(scaled(batch.next_views.reshape(members, -1, batch.obs.shape[-1]))).numpy()
-        after = after.reshape(members, rows, 1 + self.others, N_ACTIONS)
-        best = self.q(scaled(batch.next_views[:, :, 0])).numpy().argmax(-1)[..., None]
-        reward = self.reward_share * batch.reward + (1 - self.reward_share) * batch.other_reward.mean(-1)
-        reward = reward - self.kill_penalty * batch.kills
-        if self.attainable:
-            reward = reward - self.attainable.penalty(batch)
-        y_self = reward + on * gamma * np.take_along_axis(after[:, :, 0], best, -1)[..., 0]
-        v_other = gamma * aggregate(after[:, :, 1:].max(-1), batch.share, self.config.aggregation)
-        if self.own_value.any():
-            v_other = np.where(self.own_value, on * gamma * after[:, :, 0].max(-1), v_other)
-        return y_self, self.beta * y_self + (1 - self.beta) * v_other
+        y_self, y_emp = zip(*self._shared(Learner.targets, batch), strict=True)
+        return np.concatenate(y_self), np.concatenate(y_emp)
 
     def update(self, batch: Transitions) -> dict[str, np.ndarray]:
         """One step of Q and of Q_emp; returns the mean squared errors before it, (M,) each."""
@@ -158,39 +153,38 @@ class EmpathicDQN:
             self.q_target.flat.copy_(self.q.flat)
             if self.attainable:
                 self.attainable.copy_target()
-        y_self, y_emp = self.targets(batch)
-        x = scaled(batch.obs)
-        layers = self.both.forward(torch.cat([x, x]))
-        action = torch.from_numpy(batch.action.astype(np.int64)).repeat(2, 1)[..., None]
-        error = layers[-1].gather(-1, action)[..., 0] - torch.from_numpy(np.concatenate([y_self, y_emp]))
-        slope = torch.zeros_like(layers[-1]).scatter_(-1, action, (error * (2 / error.shape[1]))[..., None])
-        self.both.backward(layers, slope, self.gradient)
-        self.adam.descend(self.gradient.flat)
+        self.adam_step += 1
+        loss, loss_emp = zip(*self._shared(Learner.update, batch, self.adam_step), strict=True)
         if self.attainable:
             self.attainable.update(batch)
         self.t += 1
-        loss = error.square().mean(1).numpy()
-        return {"loss": loss[: len(self.members)], "loss_emp": loss[len(self.members) :]}
+        return {"loss": np.concatenate(loss), "loss_emp": np.concatenate(loss_emp)}
+
+    def _shared(self, work: Callable[..., Any], batch: Transitions, *more: Any) -> list[Any]:
+        """What every learner makes of its members' transitions and of what is taken off their rewards."""
+        penalty = self.attainable.penalty(batch) if self.attainable else None
+
+        def do(learner: Learner) -> Any:
+            own = Transitions(**{name: value[learner.where] for name, value in vars(batch).items()})
+            return work(learner, own, None if penalty is None else penalty[learner.where], *more)
+
+        first, *others = self.learners
+        waiting = self.pool.map(do, others) if self.pool else ()
+        return [do(first), *waiting]
 
     def state(self) -> dict[str, Tensor]:
         """Everything that learning goes on from, by name."""
-        held = {"flat": self.flat, "m": self.adam.m, "v": self.adam.v, "adam_step": self.adam.step.reshape(1)}
+        held = {"flat": self.flat, "m": self.m, "v": self.v, "adam_step": self.adam_step.reshape(1)}
         held |= {"t": torch.tensor([self.t]), "exploring": torch.from_numpy(self.exploring.counters.astype(np.int64))}
         return held | (self.attainable.state() if self.attainable else {})
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to where `state` was taken."""
         self.flat.copy_(state["flat"])
-        self.adam.m.copy_(state["m"])
-        self.adam.v.copy_(state["v"])
-        self.adam.step.copy_(state["adam_step"][0])
+        self.m.copy_(state["m"])
+        self.v.copy_(state["v"])
+        self.adam_step.copy_(state["adam_step"][0])
         self.t = int(state["t"][0])
         self.exploring.counters = state["exploring"].numpy().astype(np.uint64)
         if self.attainable:
             self.attainable.restore(state)
-
-
-def scaled(views: np.ndarray) -> Tensor:
-    """Views (M, rows, cells) as the networks' inputs."""
-    x = empty_aligned(*views.shape)
-    return torch.div(torch.from_numpy(np.ascontiguousarray(views)), SCALE, out=x)

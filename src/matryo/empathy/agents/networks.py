@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 ALIGN = 16
 """Floats in 64 bytes: every member's numbers begin at a cache line, so that vector code treats each of them alike."""
+NARROW = 16
+"""A product with fewer columns is three times faster with its right side laid out by columns (measured: 5 columns)."""
 
 
 class StackedMLP:
@@ -44,19 +47,25 @@ class StackedMLP:
                 if inner
                 else empty_aligned(len(x), x.shape[1], self.sizes[-1])
             )
+            if weight.shape[2] < NARROW:
+                by_columns = self._take("columns", i, *weight.mT.shape[1:])
+                weight = by_columns.copy_(weight.mT).mT
             torch.baddbmm(bias, layers[-1], weight, out=y)
             layers.append(y.relu_() if inner else y)
         return layers
 
     def backward(self, layers: list[Tensor], slope: Tensor, gradient: StackedMLP) -> None:
         """Write the gradients of Σ slope · output into `gradient`, which has the same shape."""
-        ones = slope.new_ones(1).expand(len(slope), 1, slope.shape[1])
         for i in reversed(range(len(self.weights))):
-            torch.bmm(layers[i].transpose(1, 2), slope, out=gradient.weights[i])
-            torch.bmm(ones, slope, out=gradient.biases[i])
+            if slope.shape[2] < NARROW:
+                by_columns = self._take("columns", i, *self.weights[i].mT.shape[1:])
+                gradient.weights[i].copy_(torch.bmm(slope.mT, layers[i], out=by_columns).mT)
+            else:
+                torch.bmm(layers[i].mT, slope, out=gradient.weights[i])
+            torch.sum(slope, 1, keepdim=True, out=gradient.biases[i])
             if i:
                 back = self._take("slope", i, slope.shape[1], self.sizes[i])
-                torch.bmm(slope, self.weights[i].transpose(1, 2), out=back)
+                torch.bmm(slope, self.weights[i].mT, out=back)
                 slope = torch.ops.aten.threshold_backward.grad_input(back, layers[i], 0, grad_input=back)
 
     def _take(self, what: str, i: int, rows: int, columns: int) -> Tensor:
@@ -68,26 +77,30 @@ class StackedMLP:
 
 
 class Adam:
-    """Adam for a flat tensor, fused: β 0.9 and 0.999, ε 1e-8, no decay.
+    """Adam for flat tensors, fused: β 0.9 and 0.999, ε 1e-8, no decay.
 
     m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ − lr · m̂ / (√v̂ + ε). TensorFlow 1 adds ε before the bias of v is taken
     out, which is the same but for the first hundred steps.
+
+    Args:
+        weights: What it descends with.
+        m: First moments, shaped as the weights.
+        v: Second moments.
+        lr: Learning rate.
     """
 
-    def __init__(self, flat: Tensor, lr: float) -> None:
-        self.flat, self.lr = flat, lr
-        self.m, self.v, self.step = torch.zeros_like(flat), torch.zeros_like(flat), torch.zeros(())
+    def __init__(self, weights: Sequence[Tensor], m: Sequence[Tensor], v: Sequence[Tensor], lr: float) -> None:
+        self.weights, self.m, self.v, self.lr = list(weights), list(m), list(v), lr
 
-    def descend(self, gradient: Tensor) -> None:
-        """Take one step."""
-        self.step += 1
+    def descend(self, gradients: Sequence[Tensor], step: Tensor) -> None:
+        """Take step number `step`, the first being 1."""
         torch.ops.aten._fused_adam_(
-            [self.flat],
-            [gradient],
-            [self.m],
-            [self.v],
+            self.weights,
+            list(gradients),
+            self.m,
+            self.v,
             [],
-            [self.step],
+            [step] * len(self.weights),
             lr=self.lr,
             beta1=0.9,
             beta2=0.999,

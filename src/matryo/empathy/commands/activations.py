@@ -59,7 +59,7 @@ def activations(
     trained = training_runs(run)[0]
     agent, chosen = load_member(trained, member)
     hidden, games = _collect(trained, agent, net, layer, rows, epsilon, seed)
-    config = {"run": trained.path.name, "member": chosen, "net": net, "layer": layer, "rows": rows, "epsilon": epsilon}
+    config = {"run": str(trained.path), "member": chosen, "net": net, "layer": layer, "rows": rows, "epsilon": epsilon}
     from safetensors.numpy import save_file
 
     with RunFolder.create(

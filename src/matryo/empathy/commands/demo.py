@@ -65,7 +65,7 @@ def demo(
 
 def _replay(trained: Path, runs: Path, world: str) -> Path:
     recordings = record_games(training_runs(trained)[0])
-    with RunFolder.create(runs, f"demo-{world}-replay", "empathy replay", {"run": trained.name}, [trained]) as folder:
+    with RunFolder.create(runs, f"demo-{world}-replay", "empathy replay", {"run": str(trained)}, [trained]) as folder:
         outputs = write_replays(recordings, folder.path, "both", 120)
         folder.finish(outputs)
     return folder.path / outputs["gif"]

@@ -65,7 +65,7 @@ def evaluate_run(
     if not finished:
         raise ValueError("no run is given; expected one or more finished training runs")
     world = same_world(finished)
-    config = {"runs": [run.path.name for run in finished], **to_dict(options)}
+    config = {"run": [str(run.path) for run in finished], **to_dict(options)}
     with RunFolder.create(runs, name, "empathy evaluate", config, [run.path for run in finished]) as folder:
         arrays: dict[str, Any] = {}
         measured = [_measure(world, finished, options, epsilon, arrays) for epsilon in options.epsilon]

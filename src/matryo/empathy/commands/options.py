@@ -79,7 +79,7 @@ class TrainOptions(LearnConfig, EnvOptions):
     curve_episodes: int = 20
     "Episodes of such an evaluation."
     threads: int | None = None
-    "Threads of PyTorch; its own choice when not given."
+    "Threads that update members, a share of them each; as many as PyTorch would take when not given. No bit depends on it."
 
     def __post_init__(self) -> None:
         """Check the values that no part checks."""

@@ -61,7 +61,7 @@ def replay(
         raise ValueError(f"epsilon is {epsilon}; expected 0 to 1")
     trained = training_runs(run)[0]
     recordings = record_games(trained, member, game, epsilon, steps)
-    config = {"run": trained.path.name, "member": [r.title for r in recordings], "game": game, "epsilon": epsilon}
+    config = {"run": str(trained.path), "member": [r.title for r in recordings], "game": game, "epsilon": epsilon}
     with RunFolder.create(runs, "replay", "empathy replay", config, [trained.path]) as folder:
         outputs = write_replays(recordings, folder.path, form, gif_frames)
         folder.finish(outputs)

@@ -48,7 +48,7 @@ def report_run(evaluated: tuple[Path, ...] | list[Path], game: int, runs: Path, 
         raise ValueError(f"{exact[0].path} is a run of `empathy exact`; expected one of `empathy evaluate` besides")
     findings = [gather(one, game, exact) for one in found.values()]
     finished = [*found.values(), *exact]
-    config = {"runs": [one.path.name for one in finished], "game": game}
+    config = {"run": [str(one.path) for one in finished], "game": game}
     with RunFolder.create(runs, name, "empathy report", config, [one.path for one in finished]) as folder:
         write_report(
             findings,

@@ -71,11 +71,12 @@ def train_run(
     from matryo.empathy.train import Checkpoints, Interrupted, Training
     from matryo.empathy.train import train as fit
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    # Members are shared among threads of ours: the products of one step are too small to be shared among PyTorch's.
+    threads = options.threads or torch.get_num_threads()
+    torch.set_num_threads(1)
     config, rules = part(options, LearnConfig), options.rules_config()
     world = make_world(options.env, rules)
-    agent = EmpathicDQN(options.members(), world.planes, rules.others, config)
+    agent = EmpathicDQN(options.members(), world.planes, rules.others, config, threads)
     if resume:
         run = RunFolder.reopen(resume, options, log)
     else:

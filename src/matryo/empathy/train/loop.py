@@ -27,7 +27,8 @@ class Training:
     """An ensemble, its games, its memory and its random streams; `step` moves all of it on by one.
 
     Member m's numbers depend on its seed and config alone: its game, exploration, samples and weights each have their
-    own stream, so that it learns the same bits alone and in any ensemble (on the same machine and number of threads).
+    own stream, so that it learns the same bits alone and in any ensemble on the same machine, however many threads
+    share the members.
     """
 
     def __init__(self, world: World, agent: EmpathicDQN) -> None:

@@ -68,7 +68,7 @@ def drivers_run(fitted: Path, options: DriverOptions, runs: Path, name: str = "d
     daily = _daily(source, seasons, options, problems)
     studies = {target: _study(target, source, seasons, daily, options, problems) for target in options.target}
     models = part(options, ModelConfig)
-    config = {"run": source.path.name, **to_dict(options)}
+    config = {"run": str(source.path), **to_dict(options)}
     with RunFolder.create(runs, name, "phenology drivers", config, [source.path]) as run:
         validations, attributions = [], []
         with progress("cross-validation", sum(count_folds(s, models) for s in studies.values()), "fits") as bar:

@@ -44,7 +44,7 @@ def report_run(source: Path, runs: Path, name: str = "report") -> Path:
     settings = drivers.config if drivers else {}
     results = load_results(fitted.path, fitted.outputs, drivers.path if drivers else None, settings, left_out)
     parents = [drivers.path] if drivers else [fitted.path]
-    with RunFolder.create(runs, name, "phenology report", {"run": run.path.name}, parents) as folder:
+    with RunFolder.create(runs, name, "phenology report", {"run": str(run.path)}, parents) as folder:
         write_page(results, folder.path / "report.html")
         for place in filter(None, (fitted.path, drivers.path if drivers else None)):
             for table in sorted((*place.glob("*.csv"), *place.glob("*.parquet"))):

@@ -9,7 +9,8 @@ from cyclopts import Parameter
 from matryo.sae.commands.harvest import check_text, token_rows
 from matryo.sae.commands.options import TextOptions
 from matryo.sae.commands.train import sae_metadata
-from matryo.sae.sources import read_saes
+from matryo.sae.sources import read_saes, settled
+from matryo.spine.config import to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import RunFolder
 
@@ -76,14 +77,14 @@ def adopt_run(sources: tuple[str, ...], options: AdoptOptions, runs: Path) -> Pa
         _check(name, one, lm, site, width, options)
     processing = _processing(found, lm, site, options)
     lm = processed(lm, processing)
-    config = {"sources": list(sources), **{key: getattr(options, key) for key in options.__dataclass_fields__}}
+    config = {"source": [settled(source) for source in sources], **to_dict(options)}
     with RunFolder.create(runs, "adopt", "sae adopt", config) as run:
         splits, texts = token_rows(options, lm, run.path)
         told = sae_metadata(options.lm, site, options.row_length, texts)
         told["model_from_pretrained_kwargs"] = processing
         for name, one in found.items():
             say(f"{name}: {one.what}; {one.sae.config.name}", sae=name, what=one.what)
-            for note in one.notes:
+            for note in (*one.notes, *_elsewhere(one, lm, site)):
                 say(f"  {note}")
             if one.uncalibrated:
                 one.sae.calibrate(capture_batches(lm, splits["calibration"], site, 2048))
@@ -102,6 +103,24 @@ def _site(found: "dict[str, Foreign]", given: str | None) -> str:
         names = ", ".join(sorted(map(str, told)))
         raise ValueError(f"the SAEs' files tell of the sites {names}; expected one: give --site")
     return given or str(told.pop())
+
+
+def _elsewhere(one: "Foreign", lm: "LM", site: str) -> list[str]:
+    """What an SAE's own file says of model and site where that is not what it is measured on."""
+    from matryo.sae.lm import transformer_lens_name
+
+    told = {"model": one.metadata.get("model_name"), "site": one.metadata.get("hook_name")}
+    model = lm.name.partition("@")[0].rpartition("/")[2].casefold()
+    if told["model"] and str(told["model"]).rpartition("/")[2].casefold().removesuffix("-small") == model:
+        del told["model"]
+    if told["site"] in (site, transformer_lens_name(site)):
+        del told["site"]
+    used = {"model": lm.name, "site": site}
+    return [
+        f"its file says {what} {said}, here it is measured on {used[what]}: see that they are the same"
+        for what, said in told.items()
+        if said
+    ]
 
 
 def _processing(found: "dict[str, Foreign]", lm: "LM", site: str, options: AdoptOptions) -> dict[str, bool]:

@@ -21,14 +21,17 @@ from matryo.sae.claims import (
 )
 from matryo.sae.commands.evaluate import evaluate_run
 from matryo.sae.commands.harvest import harvest_run
+from matryo.sae.commands.meta import MetaOptions, meta_run
 from matryo.sae.commands.options import EvaluateOptions, HarvestOptions, TrainOptions, resume_line
 from matryo.sae.commands.train import train_run
+from matryo.sae.compare.meta.config import MetaConfig
 from matryo.sae.evaluate.evaluation import aligned
 from matryo.sae.evaluate.suite import TASKS
 from matryo.sae.evaluate.toy.config import ToyConfig
 from matryo.sae.recipes import recipe
-from matryo.spine.config import write_text
-from matryo.spine.progress import progress, say
+from matryo.sae.sources import read_saes
+from matryo.spine.config import to_dict, write_text
+from matryo.spine.progress import progress, say, to_json
 from matryo.spine.run import RunFolder
 
 
@@ -54,7 +57,8 @@ def claims(
     short
         The short form.
     only
-        Only units whose name begins so, repeatable: toy-paper, toy-generated, basic-k32, absorption, probing, tpp.
+        Only units whose name begins so, repeatable: toy-paper, toy-generated, toy-meta, basic-k32, absorption,
+        probing, tpp, meta.
     resume
         Unfinished claims run to go on with.
     runs
@@ -75,7 +79,7 @@ def claims(
         whole = _work_off(folder, units, form, only)
         told = lines(read_results(units, folder.path / "units"), units)
         write_text(folder.path / "claims.md", as_markdown(told))
-        write_text(folder.path / "claims.json", json.dumps([asdict(line) for line in told], indent=1) + "\n")
+        write_text(folder.path / "claims.json", to_json([asdict(line) for line in told], 1) + "\n")
         say(aligned(HEADERS, table(told)))
         say(f"written: {folder.path / 'claims.md'}", run=str(folder.path))
         if not whole:
@@ -134,6 +138,26 @@ def _toy(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any]
     return {kind: [asdict(one.recovery) for one in many] for kind, many in found.found.items()} | {"seeds": seeds}
 
 
+def _toy_meta(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any]:
+    from matryo.sae.compare.meta import explain_planted
+
+    seeds = unit.values["seeds"]
+    config = ToyConfig(world="families", toy_steps=form.toy_steps)
+    metas = {
+        "decoder_explained": _meta_config(MetaConfig, form, recipe("meta-saebench")),
+        "decoder_explained_small": _meta_config(MetaConfig, form, {}),
+    }
+    total = 2 * len(seeds) * (config.steps + sum(meta.steps for meta in metas.values()))
+    with progress(unit.name, total, "steps") as bar:
+        found = [explain_planted(seed, config, metas, bar.advance) for seed in seeds]
+    return {kind: [one[kind] for one in found] for kind in found[0]} | {"seeds": seeds}
+
+
+def _meta_config(cls: type, form: Form, values: Mapping[str, Any]) -> Any:
+    """A setting of meta-SAEs, with what the form limits: the steps of a short one."""
+    return cls(**{**values, **{key: form.limits[key] for key in ("steps",) if key in form.limits}})
+
+
 def _harvest(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any]:
     return {"run": str(harvest_run(_options(HarvestOptions, form, {}), place, unit.name).relative_to(place.resolve()))}
 
@@ -165,11 +189,28 @@ def _evaluate(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str,
     return {"run": str(path.relative_to(place.resolve())), "scores": scores, "missing": found.missing()}
 
 
+def _meta(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any]:
+    """A meta-SAE of each of a pair, as `matryo sae meta --recipe meta-saebench` trains it."""
+    own = recipe("meta-saebench") | {"baselines": False, "label_tokens": 0}
+    trained = [place.resolve() / needed[need]["run"] for need in unit.needs]
+    path, views = meta_run(trained, _meta_config(MetaOptions, form, own), place, unit.name)
+    kinds = {one.name: family(to_dict(one.sae.config)) for one in read_saes(trained)}
+    scores = {kinds[view.name]: {"decoder_explained": view.study.scores.variance_explained} for view in views}
+    return {"run": str(path.relative_to(place.resolve())), "scores": scores}
+
+
 def _has(scores: Mapping[str, Any], *keys: str) -> bool:
     return all(scores.get(key) is not None for key in keys)
 
 
-WORK = {"toy": _toy, "harvest": _harvest, "train": _train, "evaluate": _evaluate}
+WORK = {
+    "toy": _toy,
+    "toy-meta": _toy_meta,
+    "harvest": _harvest,
+    "train": _train,
+    "evaluate": _evaluate,
+    "meta": _meta,
+}
 
 
 def _options(cls: type, form: Form, own: dict[str, Any]) -> Any:

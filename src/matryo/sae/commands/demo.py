@@ -64,13 +64,13 @@ def demo(
     if tokens is not None and tokens < 1:
         raise ValueError(f"tokens is {tokens}; expected a whole number of 1 or more")
     values = recipe(RECIPE_OF[lm]) | ({"tokens": tokens} if tokens else {})
+    measure = EvaluateOptions(ce_tokens=ce_tokens, ce_levels=False)  # first: a wrong value is said before the work
     harvested = harvest_run(_options(HarvestOptions, values), runs, f"demo-{lm}-store")
     trained, _ = train_run(_options(TrainOptions, values | {"data": str(harvested)}), runs, f"demo-{lm}-train")
-    evaluated, measured = evaluate_run(
-        [trained], EvaluateOptions(ce_tokens=ce_tokens, ce_levels=False), runs, f"demo-{lm}-evaluate"
-    )
+    evaluated, measured = evaluate_run([trained], measure, runs, f"demo-{lm}-evaluate")
     indexed = index_runs([trained], IndexOptions(), runs, name=f"demo-{lm}-index")
-    with RunFolder.create(runs, f"demo-{lm}", "sae demo", {"lm": lm, "tokens": tokens}, [trained, evaluated]) as run:
+    config = {"lm": lm, "tokens": values["tokens"], "ce_tokens": ce_tokens}
+    with RunFolder.create(runs, f"demo-{lm}", "sae demo", config, [trained, evaluated]) as run:
         page = run.path / "report.html"
         _write_report(page, lm, harvested, trained, measured)
         run.finish({"report": "report.html"})

@@ -71,17 +71,22 @@ def evaluate_run(
     # Whatever can be refused without a run folder is refused before there is one.
     saes = read_saes(trained)
     groups = open_subjects(saes, options.device, options.lm_dtype)
-    config = {"runs": sources_of(saes), **to_dict(options)}
+    config = {"run": sources_of(saes, whole=True), **to_dict(options)}
     with RunFolder.create(runs, name, "sae evaluate", config, runs_of(saes)) as folder:
         suite = Suite(tasks, partial(part, options), _watch)
         of = {sae: run for group in groups for sae, run in group.runs.items()}
         configs = {sae: to_dict(one.config) for group in groups for sae, one in group.saes.items()}
         found = Evaluation(tuple(tasks), (), of, configs)
         outputs: dict[str, str] = {}
-        for _ in suite.run(groups):
-            # Whatever happens to the tasks that follow, this is kept.
-            found = replace(found, measured=tuple(suite.measured))
-            outputs = found.write(folder.path)
+        try:
+            for _ in suite.run(groups):
+                # Whatever happens to the tasks that follow, this is kept.
+                found = replace(found, measured=tuple(suite.measured))
+                outputs = found.write(folder.path)
+        except KeyboardInterrupt:
+            if outputs:
+                say(f"what was measured before the interruption: {folder.path / 'scores.json'}")
+            raise
         from matryo.sae.evaluate.page import write_page
 
         write_page(found, folder.path / "report.html", "Evaluation", _line(saes, options))

@@ -22,7 +22,7 @@ from matryo.sae.commands.stitching import (
     write_found,
     write_scores,
 )
-from matryo.sae.sources import NamedSAE, find_saes, read_saes
+from matryo.sae.sources import NamedSAE, find_saes, read_saes, settled
 from matryo.spine.config import to_dict
 from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
@@ -106,7 +106,9 @@ def family_run(
     links = [link for chain in chains for link in pairwise(chain)]
     controls = [] if single or options.prefixes else seeds_apart(work.named, chains)
     compared = compare_all(work, [*links, *controls])
-    config = {"run": list(sources), **to_dict(options)}
+    keep = str if resume else settled
+    config = {"run": [keep(source) for source in sources], **to_dict(options)}
+    config["data"] = options.data and keep(options.data)
     with (
         RunFolder.reopen(resume, config)
         if resume

@@ -76,6 +76,7 @@ def harvest_run(
     lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
     options = replace(options, site=tuple(resolve_site(lm, site).name for site in options.site))
     store_config, _ = part(options, StoreConfig), check_text(options)
+    widths = {site: site_width(lm, site, options.row_length) for site in options.site}
     shared = shared or Together()
     parallel = shared.parallel()
 
@@ -95,8 +96,7 @@ def harvest_run(
         journal = f"journal-{parallel.rank}.json" if parallel.size > 1 else "journal.json"
 
         def writer_of(site: str) -> StoreWriter:
-            width = site_width(lm, site, options.row_length)
-            return StoreWriter(run.path / site_folder(site), counts, width, store_config, begin, journal)
+            return StoreWriter(run.path / site_folder(site), counts, widths[site], store_config, begin, journal)
 
         if parallel.size > 1:
             parallel.from_first(lambda: [bool(writer_of(site)) for site in options.site])  # reserves the space

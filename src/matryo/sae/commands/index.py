@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from matryo.sae.commands.options import stored_options
 from matryo.sae.sources import NamedSAE, read_saes, runs_of, sources_of
-from matryo.spine.config import diff, to_dict
+from matryo.spine.config import diff, read_toml, to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import RunFolder
 
@@ -78,14 +78,16 @@ def _stored(resume: Path) -> tuple[tuple[str, ...], IndexOptions]:
     told, options = stored_options(resume, IndexOptions)
     begun = json.loads((resume / "environment.json").read_text(encoding="utf-8"))
     parents = [(resume.resolve() / parent["path"]).resolve() for parent in begun["parents"]]
-    return tuple(indexed(told["runs"], parents)), options
+    return tuple(indexed(told.get("run", ()), parents)), options
 
 
-def indexed(sources: Iterable[str], parents: Iterable[Path]) -> list[str]:
-    """The sources in an index's config with whole paths, those of the runs that it was made from."""
-    by_name = {parent.name: parent for parent in parents}
-    parts = (source.partition("/") for source in sources)
-    return [str(by_name.get(run, Path(run)) / inside) for run, _, inside in parts]
+def indexed(sources: Iterable[str], parents: Sequence[Path]) -> list[str]:
+    """The sources in an index's config, in the runs that it was made from, wherever those lie now."""
+    by_name, found = {parent.name: parent for parent in parents}, []
+    for source in map(Path, sources):
+        run = next((above for above in (source, *source.parents) if above.name in by_name), None)
+        found.append(str(by_name[run.name] / source.relative_to(run) if run else source))
+    return found or [str(parent) for parent in parents]  # that of whole runs, told by another version
 
 
 def index_runs(
@@ -99,7 +101,8 @@ def index_runs(
     saes = read_saes(sources)
     told = [one.outputs for one in saes]
     rows = _one_text(saes, options)
-    config = {"runs": sources_of(saes), **to_dict(options)}
+    named = read_toml(resume / "config.toml")["run"] if resume else sources_of(saes, whole=True)
+    config = {"run": named, **to_dict(options)}
     lm = _model(told[0], options)
     folder = (
         RunFolder.reopen(resume, config) if resume else RunFolder.create(runs, name, "sae index", config, runs_of(saes))

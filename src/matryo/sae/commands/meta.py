@@ -1,6 +1,5 @@
 """`matryo sae meta`: an SAE's decoder rows → a meta-SAE, what it explains, decompositions, a report."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from cyclopts import Parameter
 from matryo.sae.commands.options import part
 from matryo.sae.compare.meta.config import MetaConfig
 from matryo.sae.evaluate.runs import open_model
-from matryo.sae.sources import NamedSAE, check_one_site, read_saes, runs_of
+from matryo.sae.sources import NamedSAE, check_one_site, read_saes, runs_of, settled
 from matryo.spine.config import to_dict, write_text
 from matryo.spine.errors import unknown
-from matryo.spine.progress import progress, say
+from matryo.spine.progress import progress, say, to_json
 from matryo.spine.run import RunFolder
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def meta_run(
     check_one_site([*read, *more])
     given, others = ({one.name: one for one in saes} for saes in (read, more))
     wanted = _wanted(given, options)
-    config = {"runs": [str(source) for source in sources], **to_dict(options)}
+    config = {"run": [settled(source) for source in sources], **to_dict(options)}
     with RunFolder.create(runs, name, "sae meta", config, runs_of([*read, *more])) as folder:
         views, outputs = [], {}
         for sae_name, one in wanted.items():
@@ -117,7 +116,7 @@ def meta_run(
         gaps, families = _gaps(views, wanted), _families(given, options, folder)
         scores = {"saes": {view.name: to_dict(view.study.scores) for view in views}, "pairs": to_dict(gaps)}
         scores["families"] = {key: family.scores() for key, family in families.items()}
-        write_text(folder.path / "scores.json", json.dumps(scores, indent=1))
+        write_text(folder.path / "scores.json", to_json(scores, 1) + "\n")
         title = ", ".join(dict.fromkeys(one.site or name for name, one in wanted.items()))
         write_page(folder.path / "report.html", title, views, gaps, families)
         folder.finish({"meta": outputs, "scores": "scores.json", "report": "report.html"})
@@ -256,7 +255,8 @@ def _write(one: NamedSAE, study: "MetaStudy", path: Path, name: str) -> dict[str
     from matryo.spine.fetch import file_sha256
 
     told = {"hook_name": one.site, "model_name": None, "base_sae": name}
-    told["base_weights_sha256"] = file_sha256(one.weights)
+    if one.place.level is None:  # of a prefix there is no such file
+        told["base_weights_sha256"] = file_sha256(one.weights)
     study.meta.cpu().save(path / "meta" / name, told)
     (path / "tables" / name).mkdir(parents=True)
     outputs = {"meta_sae": f"meta/{name}"}

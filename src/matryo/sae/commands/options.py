@@ -95,7 +95,7 @@ class TrainOptions(TextOptions, TrainConfig):
         TrainConfig.__post_init__(self)
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; expected a whole number of 1 or more")
-        if not self.passes > 0:
+        if not 0 < self.passes < math.inf:
             raise ValueError(f"passes is {self.passes}; expected a positive number")
         for name in ("kind", "n_latents", "k", "levels", "sae_seed"):
             values = getattr(self, name)

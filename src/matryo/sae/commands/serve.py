@@ -1,9 +1,10 @@
 """`matryo sae serve`: an index → pages in the browser."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -25,7 +26,7 @@ class ServeOptions:
     "Load the language model in the background, for the prompt lab and steering."
     device: str = "cpu"
     "Where the model runs."
-    lm_dtype: str = "float32"
+    lm_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     "Number format of the language model."
     check: bool = False
     "Open everything, say what would be served, and stop."
@@ -85,10 +86,11 @@ def find_index(sources: Sequence[str]) -> FinishedRun:
         # Of a whole run that was indexed, the run alone is told.
         told.append({place.key} if place.level else {place.key, str(place.run.path)})
     for folder in sorted({file.parent for near in folders for file in near.glob("*/run.json")}, reverse=True):
-        found = read_run(folder)
-        if "index" in found.outputs:
-            has = set(indexed(found.config["runs"], [Path(parent).resolve() for parent in found.parents]))
-            if all(has & ways for ways in told):
-                return found
+        with contextlib.suppress(ValueError):  # a run that was altered is in nobody's way
+            found = read_run(folder)
+            if "index" in found.outputs:
+                has = set(indexed(found.config.get("run", ()), [Path(parent).resolve() for parent in found.parents]))
+                if all(has & ways for ways in told):
+                    return found
     typed = " ".join(map(str, sources))
     raise ValueError(f"there is no index of {typed}: make one with matryo sae index {typed}")

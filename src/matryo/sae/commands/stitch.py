@@ -20,7 +20,7 @@ from matryo.sae.commands.stitching import (
     write_found,
     write_scores,
 )
-from matryo.sae.sources import one_sae
+from matryo.sae.sources import one_sae, settled
 from matryo.spine.config import to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import RunFolder
@@ -94,7 +94,9 @@ def stitch_run(
     for step in save_step:
         if not 0 <= step <= steps:
             raise ValueError(f"step is {step}; expected 0 to {steps}, the steps of the path")
-    config = {"small": small, "large": large, "save_step": list(save_step), **to_dict(options)}
+    keep = str if resume else settled
+    config = {"small": keep(small), "large": keep(large), "save_step": list(save_step), **to_dict(options)}
+    config["data"] = options.data and keep(options.data)
     with (
         RunFolder.reopen(resume, config)
         if resume

@@ -1,6 +1,5 @@
 """What `stitch` and `family` do alike: compare pairs of SAEs, walk their paths, and write what was found."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from matryo.sae.compare.config import StitchConfig
 from matryo.sae.evaluate.runs import site_mean, spread_rows
 from matryo.sae.sources import NamedSAE, check_one_site, distinct, runs_of
 from matryo.spine.config import to_dict, write_text
-from matryo.spine.progress import progress, say
+from matryo.spine.progress import progress, say, to_json
 from matryo.spine.run import RunFolder
 
 if TYPE_CHECKING:
@@ -204,7 +203,7 @@ def write_found(
 
 def write_scores(run: RunFolder, scores: dict[str, Any]) -> None:
     """Write scores.json; numbers that are not defined become null."""
-    write_text(run.path / "scores.json", json.dumps(_without_nan(to_dict(scores)), indent=1, allow_nan=False) + "\n")
+    write_text(run.path / "scores.json", to_json(to_dict(scores), 1) + "\n")
 
 
 def seal(work: Work, run: RunFolder, saes: dict[str, str]) -> None:
@@ -226,11 +225,3 @@ def say_pair(scores: dict[str, Any]) -> None:
         f"{scores['fvu_large']:.4f}",
         **scores,
     )
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value

@@ -170,6 +170,7 @@ class _Data:
 
 def stored_data(options: TrainOptions) -> _Data:
     """The activations that --data names, shuffled for training."""
+    from matryo.sae.activations import CALIBRATION_TOKENS
     from matryo.sae.lm.load import usable_device
     from matryo.sae.store import ShuffledBatches, in_order, open_activations
 
@@ -189,7 +190,7 @@ def stored_data(options: TrainOptions) -> _Data:
     return _Data(
         batches=batches,
         batches_per_pass=len(batches),
-        calibration=list(in_order(table, "calibration", 4096)),
+        calibration=list(in_order(table, "calibration", 4096, CALIBRATION_TOKENS)),
         d_in=table.d_in,
         metadata=sae_metadata(about.get("lm"), site, known.get("row_length"), known.get("text", [])),
         site=site,
@@ -223,6 +224,11 @@ class _Stream:
         parallel.from_first(lambda: bool(token_rows(options, lm, run)))
         splits, texts = token_rows(options, lm, run)
         training, aside = splits["train"], splits.get("calibration")
+        if training.n_tokens < options.batch_size:
+            raise ValueError(
+                f"batch_size is {options.batch_size}; expected at most {training.n_tokens}, the tokens of training "
+                "text: lower it, or read more text"
+            )
         return _Data(
             batches=ActivationStream(
                 lm, training, site, options.batch_size, buffer_tokens=options.buffer_tokens, seed=options.seed
@@ -285,6 +291,7 @@ def _stop_on_interrupt(started: bool = False) -> Iterator[Callable[[], bool]]:
         nonlocal asked
         asked = True
         if number == signal.SIGINT:
+            say("stopping when the step is done; Ctrl-C again stops at once, at the last checkpoint")
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signals = [signal.SIGINT, signal.SIGTERM] if started else [signal.SIGINT]

@@ -50,8 +50,12 @@ class Evaluation:
         return [one.outcome for one in self.measured if one.task == task and one.outcome is not None]
 
     def notes(self) -> list[str]:
-        """What the tasks say of their scores, each line once."""
+        """What the tasks say of their scores, each line once; first that not all of them compare, where it is so."""
         lines = [line for one in self.measured if one.outcome for line in one.outcome.notes]
+        groups = dict.fromkeys(one.saes for one in self.measured)
+        if len(groups) > 1:
+            told = "; ".join(", ".join(group) for group in groups)
+            lines.insert(0, f"Of different models, sites or texts, so compare scores within a group only: {told}.")
         return list(dict.fromkeys(lines))
 
     def missing(self) -> list[str]:

@@ -36,14 +36,18 @@ def read(weights: Path) -> Foreign:
     if scaling is not None and not bool((scaling == 1).all()):
         raise ValueError(f"{weights} has a scaling_factor other than 1, made by fine-tuning; expected none")
     state, notes = renamed(tensors, NAMES, weights), []
-    place = [part.lower() for part in weights.resolve().parts[:-1]]
+    # Repository, layer, width, L0, and what the hub's cache puts between them; not the folders all of this lies in.
+    # The file itself may be a link into the cache's blobs, which have no such names.
+    place = [part.lower() for part in weights.parent.resolve().parts[-6:]]
     n_latents, d_out = state["W_dec"].shape
     if "embedding" in place:
         state["W_enc"], state["W_dec"] = state["W_enc"] / math.sqrt(d_out), state["W_dec"] * math.sqrt(d_out)
         notes.append(f"an SAE of the embedding: 1/√{d_out} was folded into W_enc and √{d_out} into W_dec")
-    transcoder = any("transcoder" in part for part in place)
-    if not transcoder:
-        notes.append(take_off_b_dec(state))
+    told = next((part for part in place if "transcoder" in part), None)
+    transcoder = told is not None
+    notes.append(
+        f"taken for a transcoder because of the folder's name, {told}" if transcoder else take_off_b_dec(state)
+    )
     config = SAEConfig(
         kind="jumprelu",
         d_in=len(state["W_enc"]),

@@ -56,6 +56,8 @@ class SAEConfig:
         for name in ("d_out", "aux_k"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; expected a whole number of 64 bits, such as 0")
         if self.k > self.n_latents and self.kind not in ("relu", "gated"):
             raise ValueError(
                 f"k is {self.k}; expected at most n_latents = {self.n_latents}: lower k or raise n_latents"

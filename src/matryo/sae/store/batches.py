@@ -81,9 +81,14 @@ class ShuffledBatches:
         self._pass, self._given = state["pass"], state["given"]
 
 
-def in_order(table: Activations, split: str, batch_size: int) -> Iterator[Tensor]:
-    """All rows of a split once, in stored order, the last batch as short as it must be."""
+def in_order(table: Activations, split: str, batch_size: int, most: int | None = None) -> Iterator[Tensor]:
+    """The rows of a split once, in stored order, the last batch as short as it must be.
+
+    Where there are more than `most`, so many are read, evenly spread.
+    """
     rows = table.rows(split)
+    if most is not None and len(rows) > most:
+        rows = rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
     for start in range(0, len(rows), batch_size):
         yield table.gather(split, rows[start : start + batch_size]).float()
 

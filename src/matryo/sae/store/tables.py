@@ -113,9 +113,15 @@ class ActivationStore:
         return out
 
     def in_token_order(self, chunk: int = 8_192) -> Iterator[tuple[int, Tensor]]:
-        """All activations of the training text, outliers too, in token order: (number of the first token, rows)."""
-        train = self.files["train"].rows
+        """All activations of the training text, outliers too, in token order: (number of the first token, rows).
+
+        Tokens are numbered over positions 1, 2, … of all rows; those of position 0, where a store has them, are left
+        out.
+        """
+        train, about = self.files["train"].rows, self.manifest["about"]
         slots = slots_of(self.manifest["tokens"]["train"], self.manifest["seed"], "train").astype(np.int64)
+        if about.get("skip_first") is False:
+            slots = slots.reshape(-1, about["row_length"])[:, 1:].ravel()
         for first in range(0, len(slots), chunk):
             here = slots[first : first + chunk]
             trained = here < train

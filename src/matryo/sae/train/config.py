@@ -53,7 +53,7 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a fraction of the steps, 0 to 1")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas is {self.betas}; expected two numbers of at least 0 and below 1")
-        if self.clip < 0:
+        if not self.clip >= 0:
             raise ValueError(f"clip is {self.clip}; expected 0 (none) or a positive norm")
         for name, least in (("dead_after", 1), ("log_every", 1), ("checkpoint_every", 0)):
             if getattr(self, name) < least:

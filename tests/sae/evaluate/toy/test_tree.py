@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from matryo.sae.evaluate.toy import Draws, Tree, World, generated_tree, paper_tree
+from matryo.sae.evaluate.toy import Draws, Tree, World, families_tree, generated_tree, paper_tree
 
 
 def test_the_papers_tree():
@@ -14,7 +14,17 @@ def test_the_papers_tree():
     assert tree.marginal[3] == pytest.approx(0.03)
 
 
-@pytest.mark.parametrize("tree", [paper_tree(), generated_tree(40, l0=2, seed=3)], ids=["paper", "generated"])
+def test_families():
+    tree = families_tree()
+    assert tree.size == 312 and tree.l0 == pytest.approx(24 * 0.12 * 1.8)
+    assert tree.parents == tuple(range(0, 312, 13)) and all(tree.exclusive[parent] for parent in tree.parents)
+    assert tree.children(13) == tuple(range(14, 26)) and tree.marginal[14] == pytest.approx(0.12 * 0.8 / 12)
+
+
+TREES = {"paper": paper_tree(), "generated": generated_tree(40, l0=2, seed=3), "families": families_tree(3, 4)}
+
+
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES.keys())
 def test_draws_have_the_trees_probabilities(tree):
     count = 60_000
     active = tree.sample(count, torch.Generator().manual_seed(0))

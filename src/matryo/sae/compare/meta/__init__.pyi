@@ -5,6 +5,7 @@ from .edits import MetaEdit, MetaSteering
 from .fit import decoder_directions, fit_meta
 from .neighbours import EdgeOverlap, measure_overlap, nearest
 from .paired import PairedGap, family_of, find_families, measure_gap, pair_up
+from .planted import explain_planted
 from .splits import FamilyStudy, Split, study_family
 from .study import MetaScores, MetaStudy, study_meta
 
@@ -22,6 +23,7 @@ __all__ = [
     "Split",
     "decoder_directions",
     "decompose",
+    "explain_planted",
     "family_of",
     "find_families",
     "fit_meta",

@@ -10,6 +10,9 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 420, 120
 
+COLOURS = 6
+"""Of curves, as the style sheet names them; further curves have the same ones, dashed."""
+
 
 def number(value: Any, digits: int = 3) -> str:
     """A number for people: whole ones with commas, others with some significant digits, – for none."""
@@ -32,9 +35,18 @@ def percent(share: float | None) -> str:
 
 
 def histogram(
-    counts: Sequence[int], low: float, high: float, label: str, links: Sequence[str] = (), log: bool = True
+    counts: Sequence[int],
+    low: float,
+    high: float,
+    label: str,
+    links: Sequence[str] = (),
+    log: bool = True,
+    mark: float | None = None,
 ) -> Markup:
-    """Bars of equal intervals of [low, high], of log(1 + count) by default; each bar can lead somewhere."""
+    """Bars of equal intervals of [low, high], of log(1 + count) by default; each bar can lead somewhere.
+
+    A line stands at the x of `mark`.
+    """
     top = max(counts, default=0)
     scale = (lambda n: math.log1p(n)) if log else float
     tallest, width = scale(top) or 1.0, WIDTH / max(1, len(counts))
@@ -50,6 +62,9 @@ def histogram(
         if links and count:
             bar = f'<a href="{escape(links[i])}" aria-label="{escape(tip)}" tabindex="-1">{bar}</a>'
         parts.append(bar)
+    if mark is not None and low <= mark <= high and high > low:
+        x = WIDTH * (mark - low) / (high - low)
+        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT - 16}"/>')
     axis = (
         f'<text x="0" y="{HEIGHT - 3}">{number(float(low))}</text>'
         f'<text x="{WIDTH}" y="{HEIGHT - 3}" text-anchor="end">{number(float(high))}</text>'
@@ -103,25 +118,37 @@ def scatter(
     return _svg("".join(parts), f"{y_label} against {x_label}, {len(finite):,} points", width, height, "group")
 
 
-def curve(series: Sequence[tuple[str, Sequence[float], Sequence[float]]], label: str, log: bool = False) -> Markup:
-    """Named curves (x, y), on a logarithmic y when asked and possible."""
+def curve(
+    series: Sequence[tuple[str, Sequence[float], Sequence[float], int]],
+    label: str,
+    log: bool = False,
+    mark: float | None = None,
+) -> Markup:
+    """Named curves (x, y, number that chooses colour and dashes), on a logarithmic y when asked and possible.
+
+    A line stands at the x of `mark`.
+    """
     width, height, left, foot = 640, 220, 56, 20
-    kept = [(n, x, y) for n, x, y in series if len(x) > 0]
-    values = [v for _, _, y in kept for v in y]
+    kept = [(name, x, y, place) for name, x, y, place in series if len(x) > 0]
+    values = [v for _, _, y, _ in kept for v in y]
     if not values:
         return Markup('<p class="quiet">No numbers yet.</p>')
     log = log and min(values) > 0
     f = math.log if log else float
     low, high = f(min(values)), f(max(values))
-    first, last = min(x[0] for _, x, _ in kept), max(x[-1] for _, x, _ in kept)
+    first, last = min(x[0] for _, x, _, _ in kept), max(x[-1] for _, x, _, _ in kept)
     parts = [f'<rect class="frame" x="{left}" y="4" width="{width - left - 4}" height="{height - foot - 4}"/>']
-    for place, (name, xs, ys) in enumerate(kept):
+    if mark is not None and first <= mark <= last:
+        x = left + (width - left - 4) * (mark - first) / ((last - first) or 1)
+        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - foot}"/>')
+    for name, xs, ys, place in kept:
         dots = " ".join(
             f"{left + (width - left - 4) * (x - first) / ((last - first) or 1):.1f},"
             f"{height - foot - (height - foot - 8) * (f(y) - low) / ((high - low) or 1):.1f}"
             for x, y in zip(xs, ys, strict=True)
         )
-        parts.append(f'<polyline class="curve c{place % 6}" points="{dots}"><title>{escape(name)}</title></polyline>')
+        look = f"curve c{place % COLOURS}{' dashed' if place // COLOURS % 2 else ''}"
+        parts.append(f'<polyline class="{look}" points="{dots}"><title>{escape(name)}</title></polyline>')
     parts += [
         f'<text x="{left - 4}" y="14" text-anchor="end">{number(float(max(values)))}</text>',
         f'<text x="{left - 4}" y="{height - foot}" text-anchor="end">{number(float(min(values)))}</text>',

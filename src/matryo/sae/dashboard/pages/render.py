@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from matryo.sae.dashboard.index.statistics import COLUMNS
 from matryo.sae.dashboard.pages import charts, passages
+from matryo.sae.dashboard.views.table import BESIDE
 
 
 @lru_cache(maxsize=1)
@@ -36,6 +37,7 @@ def environment() -> Environment:
         "address": address,
         "bar_links": bar_links,
         "COLUMNS": COLUMNS,
+        "BESIDE": BESIDE,
     }
     return made
 

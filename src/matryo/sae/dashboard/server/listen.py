@@ -36,7 +36,7 @@ def listen(index: Index, runs: Path, options: Listening, say: Callable[..., Any]
     import uvicorn
 
     from matryo.sae.dashboard.server.app import make_app
-    from matryo.sae.dashboard.server.safety import LOCAL
+    from matryo.sae.dashboard.server.safety import LOCAL, READ_BYTES
     from matryo.sae.dashboard.server.site import Site
 
     live = None
@@ -47,7 +47,8 @@ def listen(index: Index, runs: Path, options: Listening, say: Callable[..., Any]
     app = make_app(Site(index, runs, live), tuple({*LOCAL, options.host}))
     host, port = taken.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+    limits = {"http": "h11", "h11_max_incomplete_event_size": READ_BYTES}
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", **limits)
     say(f"dashboard: {url} (Ctrl-C ends it)", url=url)
     if live is not None:
         live.begin()

@@ -18,13 +18,15 @@ from matryo.sae.dashboard.views.compare import compare_view
 from matryo.sae.dashboard.views.examples import TABS
 from matryo.sae.dashboard.views.levels import levels_view
 from matryo.sae.dashboard.views.live_latent import effects_view, logits_view, misses_view
+from matryo.sae.dashboard.views.measured import measured_view
 from matryo.sae.dashboard.views.meta import meta_view
+from matryo.sae.dashboard.views.pair import pair_view
 from matryo.sae.dashboard.views.prompt import SORTS, prompt_view
 from matryo.sae.dashboard.views.query import Query
 from matryo.sae.dashboard.views.runs import runs_view
 from matryo.sae.dashboard.views.search import phrase_view
 from matryo.sae.dashboard.views.steer import EDITS, POSITIONS, steer_view
-from matryo.sae.dashboard.views.stitch import stitch_view
+from matryo.sae.dashboard.views.stitch import stitch_view, stitched_view
 
 View = Callable[[Site, Mapping[str, Any], Query], dict[str, Any]]
 
@@ -48,11 +50,18 @@ def _sae(site: Site, path: Mapping[str, Any], query: Query) -> IndexedSAE:
     return site.index.sae(path.get("sae") or query.text("sae") or site.names[0])
 
 
+def _overview(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
+    sae = _sae(site, path, query)
+    return overview.overview_view(sae) | {"measured": measured_view(sae, site.runs)}
+
+
 def _latent(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
     sae = _sae(site, path, query)
     view = latents.latent_view(sae, path["latent"], query)
-    view |= {"notes": site.notes.get(sae.name, path["latent"]), "run": site.index.folder.parent.name}
-    view["has_meta"] = any(label == "Meta-latents" for _, label in site.links(sae.name))
+    view |= {"notes": site.notes.get(sae.name, path["latent"]), "run": str(site.index.folder.parent)}
+    view["history"] = site.notes.history(sae.name, path["latent"])
+    there = {label for _, label in site.links(sae.name)}
+    view |= {"has_meta": "Meta-latents" in there, "has_stitch": "Stitching" in there}
     return view | {"firings": view["stats"]["firings"], "automatic": automatic(view)}
 
 
@@ -70,7 +79,8 @@ def _card(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
 
 def _table(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
     sae = _sae(site, path, query)
-    return table.table_view(sae, query, site.notes.labels(sae.name))
+    view = table.table_view(sae, query, site.notes.labels(sae.name), site.beside(sae.name))
+    return view | {"run": str(site.index.folder.parent)}
 
 
 def _search(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
@@ -86,9 +96,21 @@ def _search(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]
 def _map(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
     sae = _sae(site, path, query)
     where = query.text("where", longest=1_000)
-    marked = np.flatnonzero(table.passing(sae, where, site.notes.labels(sae.name))).tolist() if where.strip() else []
+    labels, beside = site.notes.labels(sae.name), site.beside(sae.name)
+    marked = np.flatnonzero(table.passing(sae, where, labels, beside)).tolist() if where.strip() else []
     listed = [latents.chip(sae, latent) for latent in marked[:100]]
     return {"sae": sae.name, "where": where, "count": sae.n_latents, "marked": marked[:5_000], "listed": listed}
+
+
+def _chosen(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
+    """Some latents by number, as a lasso has them: chips, and the tokens that several of them are active on most."""
+    sae = _sae(site, path, query)
+    words = query.text("of", longest=4_000).split(",")
+    picked = [sae.check(Query({"of": word}).whole("of", 0)) for word in words if word]
+    ids, times = np.unique(sae.stats["top_token"][picked], return_counts=True)
+    best = [i for i in np.lexsort((ids, -times)) if ids[i] >= 0][:8]
+    tokens = [{"piece": sae.index.corpus.piece(int(ids[i])), "latents": int(times[i])} for i in best]
+    return {"sae": sae.name, "chips": [latents.chip(sae, latent) for latent in picked], "tokens": tokens}
 
 
 def _latent_meta(site: Site, path: Mapping[str, Any], query: Query) -> dict[str, Any]:
@@ -119,8 +141,8 @@ HEADS = [
 _ONE = "/sae/{sae}/latents/{latent:int}"
 PAGES = [
     Page("/", lambda site, path, query: overview.home_view(site.index), "home.html", needs_sae=False),
-    Page("/sae/{sae}", lambda s, p, q: overview.overview_view(_sae(s, p, q)), "overview.html"),
-    Page("/sae/{sae}/latents", _table, "latents.html", context={"columns": HEADS, "run": "runs/…"}),
+    Page("/sae/{sae}", _overview, "overview.html"),
+    Page("/sae/{sae}/latents", _table, "latents.html", context={"columns": HEADS, "more": table.BESIDE}),
     Page(_ONE, _latent, "latent.html", context={"tabs": TABS}),
     Page(_ONE + "/card", _card, "card.html"),
     Page(_ONE + "/neighbours", lambda s, p, q: latents.neighbours_view(_sae(s, p, q), p["latent"]), "neighbours.html"),
@@ -130,9 +152,12 @@ PAGES = [
     Page(_ONE + "/effects", lambda s, p, q: effects_view(_sae(s, p, q), p["latent"], s.live), "effects.html"),
     Page(_ONE + "/logits", lambda s, p, q: logits_view(_sae(s, p, q), p["latent"], s.live), "logits.html"),
     Page(_ONE + "/meta", _latent_meta, "meta_part.html"),
+    Page(_ONE + "/stitched", lambda s, p, q: stitched_view(_sae(s, p, q), p["latent"], s.runs), "stitched.html"),
     Page("/sae/{sae}/meta", lambda s, p, q: meta_view(_sae(s, p, q), s.runs, q), "meta.html"),
     Page("/stitch", lambda s, p, q: stitch_view(s.index, s.runs, q), "stitch.html", needs_sae=False),
     Page("/sae/{sae}/map", _map, "map.html"),
+    Page("/sae/{sae}/chosen", _chosen, "chosen.html"),
+    Page("/pair", lambda s, p, q: pair_view(s.index, q), "pair.html", needs_sae=False),
     Page("/compare", lambda s, p, q: compare_view(s.index, q), "compare.html", needs_sae=False),
     Page(
         "/steer",
@@ -161,10 +186,11 @@ def export_table(site: Site, path: Mapping[str, Any], query: Query, form: Mappin
     from matryo.sae.dashboard.share.tables import table_bytes
 
     sae = _sae(site, path, query)
+    labels, beside = site.notes.labels(sae.name), site.beside(sae.name)
     order = table.sorted_latents(
-        sae, query.text("where", longest=1_000), query.text("sort", "-density"), site.notes.labels(sae.name)
+        sae, query.text("where", longest=1_000), query.text("sort", "-density"), labels, beside
     )
-    body, media = table_bytes(sae, order, path["kind"], site.notes.labels(sae.name))
+    body, media = table_bytes(sae, order, path["kind"], labels, beside)
     name = f"{sae.name}-latents.{path['kind']}"
     return Response(body, media_type=media, headers={"content-disposition": f'attachment; filename="{name}"'})
 
@@ -177,10 +203,15 @@ def export_latent(site: Site, path: Mapping[str, Any], query: Query, form: Mappi
 
 
 def map_points(site: Site, path: Mapping[str, Any], query: Query, form: Mapping[str, Any]) -> Response:
-    """Coordinates of all latents: float32 x, y, and log₁₀ density, one after another, little-endian."""
-    stats = _sae(site, path, query).stats
+    """Of every latent x, y, log₁₀ density, level, and largest cosine with a row of another SAE: float32, little-endian.
+
+    A cosine that was not computed is 0.
+    """
+    sae = _sae(site, path, query)
+    stats = sae.stats
     density = np.log10(np.maximum(stats["density"], 1e-9))
-    points = np.stack([stats["x"], stats["y"], density, stats["level"]], 1).astype("<f4")
+    cosine = np.nan_to_num(table.column(sae, "match_cosine"))
+    points = np.stack([stats["x"], stats["y"], density, stats["level"], cosine], 1).astype("<f4")
     return Response(points.tobytes(), media_type="application/octet-stream")
 
 

@@ -22,6 +22,12 @@ HEADERS = {
 BODY_BYTES = 100_000
 """Largest body of a request: a note, or a prompt."""
 
+ASKED_BYTES = 200_000
+"""Longest query of an address: two prompts of 8,192 characters, each of which may take nine bytes."""
+
+READ_BYTES = 2**24
+"""Longest head of a request that is read at all, so that one which is too long can be told so."""
+
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -48,14 +54,14 @@ class Guard:
                 message["headers"] = [*message["headers"], *HEADERS.items(), (b"server-timing", told)]
             await send(message)
 
-        refused = self._refuse(scope["method"], headers)
+        refused = self._refuse(scope["method"], headers, len(scope.get("query_string", b"")))
         if refused:
             status, reason = refused
             await JSONResponse({"error": reason}, status)(scope, receive, answer)
             return
         await self.app(scope, receive, answer)
 
-    def _refuse(self, method: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    def _refuse(self, method: str, headers: dict[bytes, bytes], asked: int) -> tuple[int, str] | None:
         host = headers.get(b"host", b"").decode("latin-1")
         if _name(f"//{host}") not in self.hosts:
             return 421, f"host {host[:80]!r} is not served here; expected {', '.join(sorted(self.hosts))}"
@@ -66,6 +72,8 @@ class Guard:
             return 405, f"method {method[:20]} is not known here; expected GET or POST"
         if method == "POST" and origin is None:
             return 403, "this request has no Origin; expected one from the dashboard's own pages"
+        if asked > ASKED_BYTES:
+            return 414, f"the address asks with {asked:,} bytes; expected at most {ASKED_BYTES:,}: give a shorter text"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > BODY_BYTES or b"transfer-encoding" in headers:
             return 413, f"the request's body is too large or of unknown length; expected at most {BODY_BYTES:,} bytes"

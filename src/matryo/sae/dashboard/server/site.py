@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from matryo.sae.dashboard.index.opened import Index
 from matryo.sae.dashboard.server.notes import Notes
-from matryo.sae.dashboard.views.units import meta_runs, stitch_runs
+from matryo.sae.dashboard.views.units import Columns, columns_beside, meta_runs, stitch_runs
 
 LOOK_AGAIN_S = 10.0
 
@@ -25,15 +25,26 @@ class Site:
         self.hash = index.hash
         self.tokens = index.corpus.n_tokens
         self._links: dict[str, tuple[float, list[tuple[str, str]]]] = {}
+        self._beside: dict[str, tuple[float, Columns]] = {}
         self.made = str(index.manifest["made"])[:10]
 
     @cached_property
     def stamp(self) -> str:
         """Changes when a static file does, so that browsers fetch it again."""
+        import hashlib
+
         from matryo.spine.fetch import file_sha256
 
-        folder = Path(__file__).parents[1] / "static"
-        return file_sha256(folder / "app.js")[:6] + file_sha256(folder / "app.css")[:6]
+        files = sorted((Path(__file__).parents[1] / "static").rglob("*.[jc]s*"))
+        return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()[:12]
+
+    def beside(self, sae: str) -> Columns:
+        """Columns of an SAE's table that runs beside the index give, looked up every few seconds."""
+        when, held = self._beside.get(sae, (-1e9, {}))
+        if time.monotonic() - when >= LOOK_AGAIN_S:
+            held = columns_beside(self.index.sae(sae), self.runs)
+            self._beside[sae] = (time.monotonic(), held)
+        return held
 
     def links(self, sae: str) -> list[tuple[str, str]]:
         """Pages in the margin; which runs there are beside the index is looked up every few seconds."""

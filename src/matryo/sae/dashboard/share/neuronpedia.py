@@ -8,7 +8,7 @@ import numpy as np
 
 from matryo.sae.dashboard.index.opened import IndexedSAE
 from matryo.sae.dashboard.views.examples import examples
-from matryo.sae.dashboard.views.latent import logits_of, together_view
+from matryo.sae.dashboard.views.latent import logits_of, neurons_of, together_view
 from matryo.sae.dashboard.views.query import Query
 
 
@@ -16,7 +16,7 @@ def neuronpedia(sae: IndexedSAE, latent: int) -> dict[str, Any]:
     """The feature's JSON: names as Neuronpedia has them, values from the index.
 
     `frac_nonzero` is the density, `freq_hist_data_*` the histogram of activations, `topkCosSimIndices` decoder
-    neighbours. Neuron alignment and DFA are left out.
+    neighbours, `neuron_alignment_l1` shares of Σ|w|. DFA, of attention SAEs only, is left out.
     """
     row = sae.stats[sae.check(latent)]
     told = sae.index.manifest["about"]
@@ -24,6 +24,7 @@ def neuronpedia(sae: IndexedSAE, latent: int) -> dict[str, Any]:
     counts, largest = sae.histograms[latent], float(row["largest"])
     width = largest / len(counts)
     cosines = sae.cosines(latent)
+    neurons = neurons_of(sae, latent)
     near = np.argsort(-cosines, kind="stable")[1:11]
     shown = examples(sae, latent, Query({"before": "64", "after": "32"}))["groups"][0]["examples"]
     return {
@@ -39,6 +40,9 @@ def neuronpedia(sae: IndexedSAE, latent: int) -> dict[str, Any]:
         "pos_values": [t["value"] for t in logits["top"]] if logits else [],
         "neg_str": [t["piece"] for t in logits["low"]] if logits else [],
         "neg_values": [t["value"] for t in logits["low"]] if logits else [],
+        "neuron_alignment_indices": [n["neuron"] for n in neurons],
+        "neuron_alignment_values": [n["value"] for n in neurons],
+        "neuron_alignment_l1": [n["share"] for n in neurons],
         "topkCosSimIndices": near.tolist(),
         "topkCosSimValues": [float(cosines[i]) for i in near],
         "correlated_features_indices": [r["latent"] for r in together_view(sae, latent)["by"]["jaccard"]],

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from matryo.sae.dashboard.index.opened import IndexedSAE
 from matryo.sae.dashboard.index.statistics import COLUMNS
-from matryo.sae.dashboard.views.table import Labels
+from matryo.sae.dashboard.views.table import NO_COLUMNS, Beside, Labels
 from matryo.spine.errors import unknown
 
 MEDIA = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 
 
-def table_bytes(sae: IndexedSAE, order: NDArray[np.int64], kind: str, labels: Labels) -> tuple[bytes, str]:
-    """Some latents in order, all columns and labels, as a file's bytes and their media type.
+def table_bytes(
+    sae: IndexedSAE, order: NDArray[np.int64], kind: str, labels: Labels, beside: Beside = NO_COLUMNS
+) -> tuple[bytes, str]:
+    """Some latents in order, all columns, nearest latents of other SAEs and labels, as bytes and their media type.
 
     Texts that a spreadsheet would take for a formula begin with an apostrophe in CSV.
     """
@@ -32,22 +34,26 @@ def table_bytes(sae: IndexedSAE, order: NDArray[np.int64], kind: str, labels: La
         "label": [str(labels.get(int(i), {}).get("label", "")) for i in order],
         "tags": [", ".join(labels.get(int(i), {}).get("tags", [])) for i in order],
     }
+    columns: dict[str, Any] = {name: np.ascontiguousarray(table[name]) for name in COLUMNS}
+    columns |= {name: values[order] for name, values in beside.items()}
+    for other in sae.told["matches"]:
+        if (pairs := sae.match(other)) is not None:
+            columns |= {f"match {other}": pairs["latent"][order], f"match_cosine {other}": pairs["cosine"][order]}
     if kind == "csv":
-        return _csv(table, texts).encode(), MEDIA[kind]
+        return _csv(columns, texts).encode(), MEDIA[kind]
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns: dict[str, Any] = {name: np.ascontiguousarray(table[name]) for name in COLUMNS}
     out = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns | texts), out)
     return out.getvalue().to_pybytes(), MEDIA[kind]
 
 
-def _csv(table: NDArray[Any], texts: dict[str, list[str]]) -> str:
+def _csv(numbers: dict[str, NDArray[Any]], texts: dict[str, list[str]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow([*COLUMNS, *texts])
-    columns = [table[name].tolist() for name in COLUMNS]
+    writer.writerow([*numbers, *texts])
+    columns = [np.asarray(values).tolist() for values in numbers.values()]
     safe = [
         [f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text for text in column] for column in texts.values()
     ]

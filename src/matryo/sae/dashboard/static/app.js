@@ -30,7 +30,7 @@ function settle() {
   for (const place of document.querySelectorAll('[data-load]')) load(place, place.dataset.load);
   for (const place of document.querySelectorAll('[data-load-open]')) place.addEventListener('toggle', () => { if (place.open && !place.dataset.done) { place.dataset.done = 1; const inside = document.createElement('div'); place.append(inside); load(inside, place.dataset.loadOpen); } });
   for (const passage of document.querySelectorAll('.passage')) { const first = passage.querySelector('.pk, .t'); if (first) first.tabIndex = 0; }
-  for (const script of document.querySelectorAll('[data-module]')) import(script.dataset.module).then(module => module.start(script, go));
+  for (const script of document.querySelectorAll('[data-module]')) import(script.dataset.module).then(module => module.start(script, { go, showCard, hide }));
 }
 
 async function load(place, url) {
@@ -91,6 +91,7 @@ document.addEventListener('click', event => {
   const button = event.target.closest('button');
   if (button?.dataset.copy !== undefined) copy(button.dataset.copy.replaceAll('\\n', '\n'), button);
   if (button?.dataset.link !== undefined) copy(location.href, button);
+  if (button?.dataset.python !== undefined) copy(`import json, urllib.request\n\nview = json.load(urllib.request.urlopen(${JSON.stringify(document.querySelector('footer [data-twin]').href)}))`, button);
   if (button?.dataset.breaks !== undefined) breaks(button);
 });
 async function copy(text, button) {
@@ -135,7 +136,7 @@ document.addEventListener('input', event => {
 document.addEventListener('change', event => { if (event.target.dataset.switch !== undefined) go(location.pathname.startsWith('/sae/') ? location.pathname.replace(/^\/sae\/[^/]+/, '/sae/' + encodeURIComponent(event.target.value)).replace(/\/latents\/\d+.*/, '/latents') : `/sae/${encodeURIComponent(event.target.value)}`); });
 addEventListener('popstate', () => go(location.pathname + location.search, false));
 
-const KEYS = '/ search · j next · k previous · r random · g then o overview, l latents, p prompt, t levels, m map · ← → along the tokens of a passage · ? these keys · Esc close';
+const KEYS = '/ search · j next · k previous · r random · g then o overview, l latents, p prompt, t levels, m map, a meta-latents, s stitching, c compare, x steer, u runs, n notes · ← → along the tokens of a passage · ? these keys · Esc close';
 let after = '';
 document.addEventListener('keydown', event => {
   const token = event.target.closest?.('.passage .t');
@@ -149,7 +150,7 @@ document.addEventListener('keydown', event => {
   if (event.target.matches?.('input, textarea, select') || event.ctrlKey || event.metaKey || event.altKey) return;
   if (after === 'g') {
     after = '';
-    const names = { o: 'Overview', l: 'Latents', p: 'Prompt lab', t: 'Levels', m: 'Map' };
+    const names = { o: 'Overview', l: 'Latents', p: 'Prompt lab', t: 'Levels', m: 'Map', a: 'Meta-latents', s: 'Stitching', c: 'Compare', x: 'Steer', u: 'Runs', n: 'Notes' };
     const link = [...document.querySelectorAll('nav a')].find(a => a.textContent === names[event.key]);
     if (link) link.click();
     return;

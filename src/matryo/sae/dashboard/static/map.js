@@ -1,26 +1,26 @@
 // The map: one pass over pixels for up to 10⁵ points, picking by a grid of buckets, a lasso, zoom by wheel or keys.
-const CELLS = 64;
-export async function start(mark, go) {
+const CELLS = 64, WIDE = 5, LISTED = 200;  // numbers of a latent: x, y, log density, level, cosine
+export async function start(mark, { go, showCard, hide }) {
   const canvas = document.getElementById('map'), list = document.getElementById('picked'), by = document.getElementById('by');
   const base = canvas.dataset.base, all = new Float32Array(await (await fetch(canvas.dataset.points)).arrayBuffer());
-  const n = all.length / 4, context = canvas.getContext('2d'), W = canvas.width, H = canvas.height;
-  const lows = [Infinity, Infinity, Infinity, Infinity], highs = lows.map(v => -v);
-  for (let i = 0; i < n; i++) for (let k = 0; k < 4; k++) { const v = all[4 * i + k]; if (v < lows[k]) lows[k] = v; if (v > highs[k]) highs[k] = v; }
+  const n = all.length / WIDE, context = canvas.getContext('2d'), W = canvas.width, H = canvas.height;
+  const lows = Array(WIDE).fill(Infinity), highs = Array(WIDE).fill(-Infinity);
+  for (let i = 0; i < n; i++) for (let k = 0; k < WIDE; k++) { const v = all[WIDE * i + k]; if (v < lows[k]) lows[k] = v; if (v > highs[k]) highs[k] = v; }
   const px = new Float32Array(n), py = new Float32Array(n), chosen = new Uint8Array(n);
   for (const t of (canvas.dataset.marked || '').split(',').filter(Boolean)) chosen[+t] = 1;
   let zoom = 1, cx = 0.5, cy = 0.5, buckets = [];
   const scale = [[46, 20, 110], [120, 28, 109], [190, 55, 84], [237, 105, 37], [251, 180, 26]];
   const levels = [[47, 126, 216], [224, 118, 26], [42, 157, 98], [194, 65, 124], [138, 99, 210], [154, 132, 18]];
   function colour(i) {
-    if (by.value === 'level') return levels[all[4 * i + 3] % 6];
-    const t = (all[4 * i + 2] - lows[2]) / ((highs[2] - lows[2]) || 1) * (scale.length - 1), k = Math.min(scale.length - 2, Math.floor(t));
+    if (by.value === 'level') return levels[all[WIDE * i + 3] % 6];
+    const which = by.value === 'match' ? 4 : 2, t = (all[WIDE * i + which] - lows[which]) / ((highs[which] - lows[which]) || 1) * (scale.length - 1), k = Math.min(scale.length - 2, Math.floor(t));
     return scale[k].map((v, c) => v + (scale[k + 1][c] - v) * (t - k));
   }
   function draw() {
     const began = performance.now(), image = context.createImageData(W, H), data = image.data;
     buckets = Array.from({ length: CELLS * CELLS }, () => []);
     for (let i = 0; i < n; i++) {
-      const u = (all[4 * i] - lows[0]) / ((highs[0] - lows[0]) || 1), v = (all[4 * i + 1] - lows[1]) / ((highs[1] - lows[1]) || 1);
+      const u = (all[WIDE * i] - lows[0]) / ((highs[0] - lows[0]) || 1), v = (all[WIDE * i + 1] - lows[1]) / ((highs[1] - lows[1]) || 1);
       const x = px[i] = ((u - cx) * zoom + 0.5) * (W - 16) + 8, y = py[i] = H - (((v - cy) * zoom + 0.5) * (H - 16) + 8);
       if (x < 0 || y < 0 || x >= W || y >= H) continue;
       buckets[Math.floor(y / H * CELLS) * CELLS + Math.floor(x / W * CELLS)].push(i);
@@ -44,16 +44,33 @@ export async function start(mark, go) {
     }
     return best;
   }
-  function show(points, title) {
-    list.replaceChildren();
-    const head = document.createElement('p'); head.textContent = `${title}: ${points.length} latents`; list.append(head);
-    for (const i of points.slice(0, 200)) { const a = document.createElement('a'); a.className = 'chip'; a.href = `${base}/latents/${i}`; a.dataset.card = `${base}/latents/${i}/card`; a.textContent = i; list.append(a, ' '); }
+  async function show(points, title) {
+    const head = document.createElement('p'), body = document.createElement('div');
+    head.textContent = `${title}: ${points.length} latents${points.length > LISTED ? `, the first ${LISTED} of them` : ''}`;
+    list.replaceChildren(head, body);
+    if (!points.length) return;
+    const answer = await fetch(`${base}/chosen?of=${points.slice(0, LISTED).join(',')}`, { headers: { 'x-part': '1' } });
+    body.replaceChildren(...new DOMParser().parseFromString(await answer.text(), 'text/html').body.childNodes);
   }
+  // The card of the point under the pointer, where it stays for a moment.
+  let over = -1, resting = 0;
+  function hover(i, event) {
+    if (i === over) return;
+    over = i;
+    clearTimeout(resting);
+    hide();
+    canvas.classList.toggle('pointing', i >= 0);
+    if (i < 0) return;
+    const box = { left: event.clientX, right: event.clientX, top: event.clientY - 8, bottom: event.clientY + 8 };
+    const place = { dataset: { card: `${base}/latents/${i}/card` }, getBoundingClientRect: () => box };
+    resting = setTimeout(() => showCard(place), 120);
+  }
+  canvas.addEventListener('pointerleave', event => hover(-1, event));
   let lasso = null, from = null;
   canvas.addEventListener('pointerdown', event => { lasso = [place(event)]; from = lasso[0]; canvas.setPointerCapture(event.pointerId); });
   canvas.addEventListener('pointermove', event => {
     const at = place(event);
-    if (!lasso) { const i = pick(...at); canvas.title = i < 0 ? '' : `latent ${i}`; return; }
+    if (!lasso) { hover(pick(...at), event); return; }
     lasso.push(at);
     const [a, b] = lasso.slice(-2); context.strokeStyle = '#888'; context.beginPath(); context.moveTo(...a); context.lineTo(...b); context.stroke();
   });

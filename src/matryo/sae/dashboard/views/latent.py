@@ -13,6 +13,7 @@ from matryo.sae.dashboard.views.examples import examples, pieces_of, token_table
 from matryo.sae.dashboard.views.query import Query
 
 NEIGHBOURS = 12
+NEURONS = 5
 TOGETHER_TOKENS = 20_000
 """Firings looked through for co-activations; of more, evenly many from strongest to weakest."""
 
@@ -20,6 +21,7 @@ TOGETHER_TOKENS = 20_000
 def latent_view(sae: IndexedSAE, latent: int, query: Query) -> dict[str, Any]:
     """Everything of one latent that takes no search: numbers, histogram, tokens, logits, examples, family."""
     row = sae.stats[sae.check(latent)]
+    _, acts = sae.firings(latent)
     return {
         "sae": sae.name,
         "latent": latent,
@@ -29,9 +31,13 @@ def latent_view(sae: IndexedSAE, latent: int, query: Query) -> dict[str, Any]:
         "stats": {name: plain(row[name]) for name in COLUMNS},
         "rank": int((sae.stats["firings"] > row["firings"]).sum()),
         "histogram": {"counts": sae.histograms[latent].tolist(), "largest": float(row["largest"]), "bins": BINS},
+        "smallest": float(acts[-1]) if len(acts) else None,
+        "scale": query.choice("scale", ("log", "linear"), "log"),
         "top_tokens": token_table(sae, latent),
         "logits": logits_of(sae, latent),
         "family": family(sae, latent),
+        "matches": matches_of(sae, latent),
+        "neurons": neurons_of(sae, latent),
         "examples": examples(sae, latent, query),
     }
 
@@ -55,6 +61,26 @@ def logits_of(sae: IndexedSAE, latent: int) -> dict[str, Any] | None:
         ]
     counts = sae.logits("histogram")[latent].tolist()
     return {**ends, "histogram": {"counts": counts, "low": ends["low"][0]["value"], "high": ends["top"][0]["value"]}}
+
+
+def matches_of(sae: IndexedSAE, latent: int) -> list[dict[str, Any]]:
+    """The latent with the most similar decoder row in each other SAE for which they were computed."""
+    found = []
+    for name in sae.told["matches"]:
+        pairs = sae.match(name)
+        if pairs is not None:
+            best = pairs[latent]
+            found.append({**chip(sae.index.sae(name), int(best["latent"])), "cosine": float(best["cosine"])})
+    return found
+
+
+def neurons_of(sae: IndexedSAE, latent: int) -> list[dict[str, Any]]:
+    """The largest coordinates of the decoder row w, with their share |w_i| / Σ|w|: its alignment with neurons."""
+    row = sae.units[latent] * sae.stats["norm"][latent]
+    sizes = np.abs(row)
+    best = np.argsort(-sizes, kind="stable")[:NEURONS]
+    total = float(sizes.sum()) or 1.0
+    return [{"neuron": int(i), "value": float(row[i]), "share": float(sizes[i]) / total} for i in best]
 
 
 def family(sae: IndexedSAE, latent: int) -> dict[str, Any]:

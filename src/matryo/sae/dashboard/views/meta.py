@@ -36,7 +36,7 @@ def meta_view(sae: IndexedSAE, folder: Path | None, query: Query) -> dict[str, A
         return view
     if name not in found:
         raise unknown("meta-SAE run", name[:80], found)
-    latents, edges, metas = (read_table(found[name][key]) for key in ("latents", "edges", "meta_latents"))
+    latents, edges, metas = (read_table(found[name].files[key]) for key in ("latents", "edges", "meta_latents"))
     n_meta = len(metas["meta_latent"])
     latent, meta = query.whole("latent", -1, -1, sae.n_latents - 1), query.whole("meta", -1, -1, max(0, n_meta - 1))
     if latent >= 0:

@@ -1,18 +1,16 @@
-"""Steering: the model with some latents added, clamped, ablated or projected out, beside the model as it is."""
+"""Steering: the model with latents added, clamped, ablated, projected out or rebuilt, beside the model as it is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from matryo.sae.dashboard.index.opened import IndexedSAE
 from matryo.sae.dashboard.views.following import last_logits
 from matryo.sae.dashboard.views.latent import chip
 from matryo.sae.dashboard.views.live_latent import model_of
+from matryo.sae.dashboard.views.meta_edit import asked_edit, edited_rows, steering_of
 from matryo.sae.dashboard.views.query import Query
-from matryo.sae.dashboard.views.units import meta_runs, read_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +22,14 @@ EDITS = {
     "clamp": "set to strength × largest",
     "ablate": "set to 0",
     "project": "project its direction out",
-    "meta": "take meta-latents out of it",
+    "meta": "change its meta-latents",
 }
 POSITIONS = {"all": "every token", "last": "the last token"}
 SWEEP = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0)
 TOKENS = 12
 MOST_TOKENS = 192
 MOST_NEW = 40
+MOST_SAID = 24
 MOST_LATENTS = 16
 
 
@@ -44,10 +43,12 @@ def steer_view(sae: IndexedSAE, live: Live | None, query: Query, runs: Path | No
         clamp:   (s m_j − z_j) d_j
         ablate:  −z_j d_j
         project: −P x, with P the projection on the span of the chosen rows (all at once)
-        meta:    −z_j ‖d_j‖ Σ_m a_jm v_m, over the chosen meta-latents m, of rows v_m, that d_j / ‖d_j‖ has with a_jm
+        meta:    z_j ‖d_j‖ (Σ_{m put in} s_m v_m − Σ_{m taken out} a_jm v_m), with v_m the rows of the meta-SAE and a_jm
+                 the activations of d_j / ‖d_j‖ in it (`matryo.sae.compare.meta.MetaSteering`)
 
     so that what the SAE does not reconstruct stays. BOS is never edited. KL(clean ‖ edited) is over the token that
-    follows the text, in nats. Continuations are drawn with the same random numbers.
+    follows the text, in nats. Continuations are drawn with the same random numbers; a given one has its log-probability
+    with and without the edit.
     """
     asked = query.text("latent", longest=200)
     view: dict[str, Any] = {
@@ -55,7 +56,6 @@ def steer_view(sae: IndexedSAE, live: Live | None, query: Query, runs: Path | No
         "text": query.text("text", longest=8_192),
         "latents": _numbers(sae, asked),
         "asked": asked,
-        "meta": query.text("meta", longest=200),
         "edit": query.choice("edit", EDITS, "add"),
         "strength": query.number("strength", 1.0, -100, 100),
         "at": query.choice("at", POSITIONS, "all"),
@@ -63,11 +63,14 @@ def steer_view(sae: IndexedSAE, live: Live | None, query: Query, runs: Path | No
         "seed": query.whole("seed", 0),
         "temperature": query.number("temperature", 0.8, 0.0, 5.0),
         "sweep": query.flag("sweep"),
+        "said": query.text("said", longest=400),
         "state": live.state if live else "the server was started without a model (--no-model)",
         "result": None,
     }
     view["chips"] = [chip(sae, latent) for latent in view["latents"]]
-    if view["text"].strip() and view["latents"]:
+    view["meta"] = asked_edit(sae, runs, query, view["latents"])
+    changes = view["edit"] != "meta" or view["meta"]["out"] or view["meta"]["put"]
+    if view["text"].strip() and view["latents"] and changes:
         view["result"] = _steered(sae, model_of(live), view, runs)
     return view
 
@@ -87,12 +90,13 @@ class Edit:
     """The change of one site, as a function for `splice`."""
 
     def __init__(
-        self, weights: Any, view: dict[str, Any], largest: list[float], strength: float, parts: Tensor | None = None
+        self, weights: Any, view: dict[str, Any], largest: list[float], strength: float, steering: Any = None
     ) -> None:
         import torch
 
         self.weights, self.latents, self.edit, self.at = weights, view["latents"], view["edit"], view["at"]
-        self.rows = weights.W_dec[self.latents].detach() if parts is None else parts
+        self.steering = steering
+        self.rows = weights.W_dec[self.latents].detach()
         self.target = strength * torch.tensor(largest, dtype=self.rows.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -101,6 +105,8 @@ class Edit:
         if self.edit == "project":
             basis = self._basis()
             change = -(given @ basis.t()) @ basis
+        elif self.edit == "meta":
+            change = self.steering(given) - given
         else:
             change = self._weights(given) @ self.rows
         edited = x.clone()
@@ -123,33 +129,6 @@ class Edit:
         return v[s > 1e-6 * s.max()]
 
 
-def meta_parts(sae: IndexedSAE, weights: Any, view: dict[str, Any], runs: Path | None) -> Tensor:
-    """(latents, d): of each chosen latent's decoder row what the chosen meta-latents make of it, ‖d_j‖ Σ_m a_jm v_m.
-
-    Raises:
-        ValueError: there is no meta-SAE of these weights, or it has no such meta-latent.
-    """
-    import torch
-
-    from matryo.sae.nn import SAE
-
-    found = meta_runs(runs, sae)
-    if not found:
-        raise ValueError(f"there is no meta-SAE of {sae.name} beside the index: make one with matryo sae meta")
-    files = next(iter(found.values()))
-    meta, edges = SAE.load(files["meta_sae"]), read_table(files["edges"])
-    asked = [int(word) for word in view["meta"].replace(",", " ").split() if word.isascii() and word.isdigit()]
-    if not asked or max(asked) >= len(meta.W_dec):
-        raise ValueError(f"meta is {view['meta'][:40]!r}; expected meta-latents from 0 to {len(meta.W_dec) - 1}")
-    parts = torch.zeros(len(view["latents"]), weights.W_dec.shape[1])
-    for row, latent in zip(parts, view["latents"], strict=True):
-        mine = (edges["latent"] == latent) & np.isin(edges["meta_latent"], asked)
-        for m, act in zip(edges["meta_latent"][mine], edges["activation"][mine], strict=True):
-            row += float(act) * meta.W_dec[int(m)].detach()
-        row *= float(weights.W_dec[latent].detach().norm())
-    return parts.to(weights.W_dec)
-
-
 def _steered(sae: IndexedSAE, live: Live, view: dict[str, Any], runs: Path | None) -> dict[str, Any]:
     import torch
 
@@ -161,11 +140,13 @@ def _steered(sae: IndexedSAE, live: Live, view: dict[str, Any], runs: Path | Non
         raise ValueError("the text has no tokens; expected some text")
     tokens = torch.tensor([[lm.bos_id, *ids]])
     largest = [float(sae.stats["largest"][latent]) for latent in view["latents"]]
-
-    parts = meta_parts(sae, weights, view, runs) if view["edit"] == "meta" else None
+    steering = steering_of(sae, weights, view["latents"], view["meta"], runs) if view["edit"] == "meta" else None
+    said = lm.encode([view["said"]])[0] if view["said"] else []
+    if len(said) > MOST_SAID:
+        raise ValueError(f"the continuation has {len(said)} tokens; expected at most {MOST_SAID}")
 
     def edit(strength: float) -> Edit:
-        return Edit(weights, view, largest, strength, parts)
+        return Edit(weights, view, largest, strength, steering)
 
     with live.lock, torch.no_grad():
         clean = last_logits(lm, tokens)
@@ -183,7 +164,34 @@ def _steered(sae: IndexedSAE, live: Live, view: dict[str, Any], runs: Path | Non
             texts["clean"] = _continue(lm, tokens, view)
             with splice(lm, {site: edit(view["strength"])}):
                 texts["edited"] = _continue(lm, tokens, view)
-    return {"kl": _kl(clean, edited), "next": _next(lm, clean, edited), "sweep": sweep, "continuations": texts}
+        spoken = None
+        if said:
+            spoken = {"tokens": len(said), "clean": _log_probability(lm, tokens, said)}
+            with splice(lm, {site: edit(view["strength"])}):
+                spoken["edited"] = _log_probability(lm, tokens, said, view["at"] == "last")
+        rows = _rows(sae, lm, weights, view["latents"], steering) if steering else []
+    found = {"kl": _kl(clean, edited), "next": _next(lm, clean, edited), "sweep": sweep, "continuations": texts}
+    return found | {"said": spoken, "rows": rows}
+
+
+def _rows(sae: IndexedSAE, lm: Any, weights: Any, latents: list[int], steering: Any) -> list[dict[str, Any]]:
+    """Decoder rows before and after, with the tokens they raise where the model has an unembedding."""
+    try:
+        unembed = lm.unembed().float().cpu()
+    except ValueError:
+        unembed = None
+    return edited_rows(weights, latents, steering, unembed, sae.index.corpus.piece)
+
+
+def _log_probability(lm: Any, tokens: Tensor, said: list[int], one_by_one: bool = False) -> float:
+    """Sum of log p of some tokens after others, in nats; one by one where the edit is of the last token only."""
+    import torch
+
+    whole, n = torch.cat([tokens, torch.tensor([said])], 1), tokens.shape[1]
+    if one_by_one:
+        return sum(float(last_logits(lm, whole[:, : n + i])[token]) for i, token in enumerate(said))
+    logs = lm.logits(whole)[0, n - 1 : -1].float().log_softmax(-1).cpu()
+    return float(logs.gather(1, torch.tensor(said)[:, None]).sum())
 
 
 def _kl(clean: Tensor, edited: Tensor) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,27 +18,47 @@ from matryo.sae.dashboard.views.runs import list_runs
 Columns = dict[str, NDArray[Any]]
 
 
-def _finished(folder: Path | None) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    """Name, folder and outputs of the finished runs, the newest first."""
+@dataclass(frozen=True)
+class Tables:
+    """A finished run's tables, and the names of the runs it was made from."""
+
+    files: dict[str, Path]
+    parents: frozenset[str]
+
+    def known(self, index: Index, name: str) -> IndexedSAE | None:
+        """The SAE of an index that the tables call by a name; None where it is not of one of the parents.
+
+        `NAME@LEVEL` is a prefix of NAME, whose latents have the same numbers; a name that several parents use has its
+        run's before it.
+        """
+        whole, at, level = name.rpartition("@")
+        base = whole if at and level.isdigit() else name
+        for sae in index.saes.values():
+            own, run = Path(sae.told["folder"]).name, sae.told["run"]
+            if run in self.parents and {name, base} & {own, f"{run}-{own}"}:
+                return sae
+        return None
+
+
+def _finished(folder: Path | None) -> Iterator[tuple[str, Path, dict[str, Any], frozenset[str]]]:
+    """Name, folder, outputs and parents of the finished runs, the newest first."""
     for name, path in list_runs(folder).items():
         try:
             told = json.loads((path / "run.json").read_text(encoding="utf-8"))
-            yield name, path, dict(told["outputs"])
+            yield name, path, dict(told["outputs"]), frozenset(Path(one["path"]).name for one in told["parents"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
 
 
-def meta_runs(folder: Path | None, sae: IndexedSAE) -> dict[str, dict[str, Path]]:
+def meta_runs(folder: Path | None, sae: IndexedSAE) -> dict[str, Tables]:
     """Runs of `sae meta` on these very weights: by name, their tables, and the folder of the meta-SAE."""
-    found = {}
-    for name, path, outputs in _finished(folder):
+    keys, found = ("latents", "edges", "meta_latents", "meta_sae"), {}
+    for name, path, outputs, parents in _finished(folder):
         tables = outputs.get("meta", {})
-        mine = tables.get(sae.name) if isinstance(tables, dict) else None
-        if not isinstance(mine, dict) or not _is_of(path / str(mine.get("meta_sae", "")), sae):
-            continue
-        keys = ("latents", "edges", "meta_latents", "meta_sae")
-        if all(key in mine for key in keys):
-            found[name] = {key: path / mine[key] for key in keys}
+        for mine in tables.values() if isinstance(tables, dict) else ():
+            if isinstance(mine, dict) and all(key in mine for key in keys) and _is_of(path / mine["meta_sae"], sae):
+                found[name] = Tables({key: path / mine[key] for key in keys}, parents)
+                break
     return found
 
 
@@ -50,13 +71,36 @@ def _is_of(folder: Path, sae: IndexedSAE) -> bool:
         return False
 
 
-def stitch_runs(folder: Path | None, index: Index) -> dict[str, dict[str, Path]]:
-    """Runs of `sae stitch` and `sae family`: by name, their tables."""
-    keys = ("latents", "pairs", "edges", "steps")
+def stitch_runs(folder: Path | None, index: Index) -> dict[str, Tables]:
+    """Runs of `sae stitch` and `sae family` with an SAE of the index: by name, their tables."""
+    keys, indexed = ("latents", "pairs", "edges", "steps"), {sae.told["run"] for sae in index.saes.values()}
     found = {}
-    for name, path, outputs in _finished(folder):
-        if all(str(outputs.get(key, "")).endswith(".parquet") for key in keys):
-            found[name] = {key: path / outputs[key] for key in keys}
+    for name, path, outputs, parents in _finished(folder):
+        if parents & indexed and all(str(outputs.get(key, "")).endswith(".parquet") for key in keys):
+            found[name] = Tables({key: path / outputs[key] for key in keys}, parents)
+    return found
+
+
+def columns_beside(sae: IndexedSAE, folder: Path | None) -> Columns:
+    """Columns that the newest runs beside the index give the table of an SAE's latents, nan where they say nothing.
+
+    `explained` is the share of the decoder row that a meta-SAE explains; `delta_mse` is the change of a smaller SAE's
+    error when the latent is inserted, of the last pair whose larger SAE it is: novel below 0.
+    """
+    found: Columns = {}
+    for run in meta_runs(folder, sae).values():
+        found["explained"] = read_table(run.files["latents"])["explained"]
+        break
+    for run in stitch_runs(folder, sae.index).values():
+        table = read_table(run.files["latents"])
+        large = {name: run.known(sae.index, name) for name in dict.fromkeys(table["large"].tolist())}
+        mine = [name for name, known in large.items() if known is sae]
+        if mine:
+            part = chosen(table, (table["large"] == mine[-1]) & (table["side"] == "large"))
+            part = chosen(part, part["small"] == part["small"][-1])
+            found["delta_mse"] = np.full(sae.n_latents, np.nan)
+            found["delta_mse"][part["latent"]] = part["delta_mse"]
+            break
     return found
 
 

@@ -1,5 +1,6 @@
 """The constants of the absorption measurement. Imports no torch."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -62,6 +63,12 @@ class AbsorptionConfig:
             _check(f"absorption_{name}", value := getattr(self, f"absorption_{name}"), value >= 1, "1 or more")
         for name in ("max_split", "absorbers", "min_classes", "min_words"):
             _check(f"absorption_{name}", value := getattr(self, f"absorption_{name}"), value >= 1, "1 or more")
+        for name in ("probe_decay", "sparse_l1"):
+            value = getattr(self, f"absorption_{name}")
+            _check(f"absorption_{name}", value, 0 <= value < math.inf, "a number of 0 or more")
+        for name, low in (("full_cosine", -1), ("fraction_cosine", -1), ("share", 0), ("f1_jump", 0), ("min_f1", 0)):
+            value = getattr(self, f"absorption_{name}")
+            _check(f"absorption_{name}", value, low <= value <= 1, f"a number between {low} and 1")
         share = self.absorption_train_share
         _check("absorption_train_share", share, 0 < share < 1, "a number between 0 and 1")
         for name in ("absorption_template", "absorption_wordnet_template"):

@@ -46,7 +46,9 @@ class ExplainConfig:
             value = getattr(self, f"explain_{name}")
             if value < 1:
                 raise ValueError(f"explain_{name} is {value}; expected 1 or more")
-        for name in ("min_firings", "tokens", "weighted", "test_weighted", "threshold"):
+        if not 0 <= self.explain_threshold < 1:
+            raise ValueError(f"explain_threshold is {self.explain_threshold}; expected a share, 0 or more and below 1")
+        for name in ("min_firings", "tokens", "weighted", "test_weighted"):
             value = getattr(self, f"explain_{name}")
             if value < 0:
                 raise ValueError(f"explain_{name} is {value}; expected 0 or more")

@@ -49,8 +49,9 @@ def draw_examples(
     """Draw a latent's windows; None when it fires too seldom for any weaker ones.
 
     Windows have `explain_context` tokens on either side of their middle, and middles keep that far from a row's ends.
-    The strongest windows do not overlap; weaker ones have their middle below all of those, and are drawn without
-    replacement with probabilities ∝ activation². Each kind is divided at random between explanation and test.
+    None of the strongest windows has its middle in another; weaker ones have their middle below all of those, and are
+    drawn without replacement with probabilities ∝ activation². Each kind is divided at random between explanation and
+    test.
     SAEBench takes random windows to be inactive; here they are what they are (see `Example.random`).
 
     Raises:

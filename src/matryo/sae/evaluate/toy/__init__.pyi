@@ -1,9 +1,10 @@
-from .experiment import Toy, run_toy
+from .experiment import KINDS, Toy, make_world, run_toy, train_in
 from .recovery import Found, Recovery, measure_recovery
 from .training import DenseConfig, train_dense
-from .tree import Draws, Tree, World, generated_tree, paper_tree
+from .tree import Draws, Tree, World, families_tree, generated_tree, paper_tree
 
 __all__ = [
+    "KINDS",
     "DenseConfig",
     "Draws",
     "Found",
@@ -11,9 +12,12 @@ __all__ = [
     "Toy",
     "Tree",
     "World",
+    "families_tree",
     "generated_tree",
+    "make_world",
     "measure_recovery",
     "paper_tree",
     "run_toy",
     "train_dense",
+    "train_in",
 ]

@@ -8,12 +8,12 @@ from typing import Literal
 class ToyConfig:
     """One world for each seed, a vanilla and a Matryoshka autoencoder in each."""
 
-    world: Literal["paper", "generated"] = "paper"
-    "paper (20 features: 3 parents with 3 children each, 8 leaves) or generated (a random tree of --features)."
+    world: Literal["paper", "generated", "families"] = "paper"
+    "paper (3 parents of 3 children, 8 leaves), generated (a random tree) or families (24 parents of 12 children)."
     toy_seeds: int = 5
     "Worlds, each with its own directions, batches and initial weights."
     toy_steps: int | None = None
-    "Training steps; 5,000 (paper) or 2,000 (generated) when not given."
+    "Training steps; 5,000 (paper) or 2,000 when not given."
     features: int = 256
     "generated: least number of features."
     width: int = 192

@@ -95,6 +95,18 @@ def paper_tree() -> Tree:
     return Tree(tuple(parent), tuple(p), tuple(i < 3 for i in range(20)))
 
 
+def families_tree(parents: int = 24, children: int = 12, p: float = 0.12, p_child: float = 0.8) -> Tree:
+    """Equal families: of an active parent's children one is active with probability `p_child`, never two.
+
+    With the defaults 312 features and an L0 of 24 · 0.12 · 1.8 = 5.184. A direction is worth a meta-latent when many
+    rows share it; here twelve may, those of one parent's children.
+    """
+    family = 1 + children
+    parent = tuple(-1 if i % family == 0 else i - i % family for i in range(parents * family))
+    chances = tuple(p if above < 0 else p_child / children for above in parent)
+    return Tree(parent, chances, tuple(above < 0 for above in parent))
+
+
 def generated_tree(size: int, depth: int = 3, l0: float = 6.0, seed: int = 0) -> Tree:
     """A random tree of at least `size` features: roots with 2 to 5 children, half of which have as many again.
 
