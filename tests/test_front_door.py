@@ -53,9 +53,32 @@ def test_help_of_house_and_room_imports_neither_torch_nor_a_command(arguments):
         assert all(name in shown and line.split()[0] in shown for name, line in COMMANDS[room].items())
 
 
+HELP_OF_ALL = """
+import contextlib, io, json, sys
+from matryo.cli import run
+for words in json.loads(sys.argv[1]):
+    before, shown = set(sys.modules), io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        code = run([*words, "--help"])
+    print(json.dumps([words, code, shown.getvalue(), sorted(set(sys.modules) - before)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def helps():
+    """By command its help and the modules it was the first to import, of one process that is asked for all of them."""
+    asked = [[room, command] for room, names in COMMANDS.items() for command in names]
+    call = [sys.executable, "-c", HELP_OF_ALL, json.dumps(asked)]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [words for words, *_ in found] == asked
+    return {tuple(words): told for words, *told in found}
+
+
 @each_command
-def test_help_of_a_command_has_two_examples_and_imports_no_torch(room, command):
-    shown, modules = imported_by(room, command, "--help")
+def test_help_of_a_command_has_two_examples_and_imports_no_torch(room, command, helps):
+    code, shown, modules = helps[room, command]
+    assert code == 0
     assert not set(HEAVY) & set(modules)
     lines = cli.examples(cli.find([room, command]))
     assert len(lines) >= 2, f"give the docstring two lines `matryo {room} ...` under Examples"

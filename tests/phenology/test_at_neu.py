@@ -62,11 +62,17 @@ def test_twenty_bounded_scipy_fits_are_no_better(fitted):
         def residuals(p, t=t, y=y, root=root):
             return root * (y - p[0] - p[1] * (expit(p[3] * (t - p[2])) + expit(-p[5] * (t - p[4])) - 1))
 
+        def slopes(p, t=t, root=root):
+            up, down = expit(p[3] * (t - p[2])), expit(-p[5] * (t - p[4]))
+            rise, fall = p[1] * up * (1 - up), p[1] * down * (1 - down)
+            columns = (np.ones_like(t), up + down - 1, -p[3] * rise, (t - p[2]) * rise, p[5] * fall, (p[4] - t) * fall)
+            return -root[:, None] * np.stack(columns, 1)
+
         best = np.inf
         for _ in range(20):
             start = rng.uniform([0, 0.1, 40, -3.9, 180, -3.9], [0.4, 0.8, 180, -0.9, 330, -0.9])
             start[[3, 5]] = np.exp(start[[3, 5]])
-            solved = least_squares(residuals, start, bounds=(lo, hi), x_scale=SCALE, max_nfev=60)
+            solved = least_squares(residuals, start, slopes, bounds=(lo, hi), x_scale=SCALE, max_nfev=60)
             best = min(best, 2 * solved.cost)
         good += np.sqrt(found.cost[i]) <= 1.001 * np.sqrt(best)
     assert good == 99

@@ -8,7 +8,7 @@ import pytest
 from matryo import cli
 from matryo.sae import claims
 from matryo.sae.claims import CLAIMS, FULL, SHORT, Form, as_markdown, judge, lines, plan, read_results, run_units
-from matryo.sae.evaluate.seed_intervals import mean_interval
+from matryo.sae.evaluate.intervals import mean_interval
 
 SMALL = Form(recipe="tiny", k=(8, 32), seeds=2, deep_seeds=1)
 

@@ -7,16 +7,11 @@ import shlex
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.command_line import error_of, run
 
 from matryo import cli
 
 TINY = "--steps 30 --prefill 40 --epsilon-steps 20 --evaluate-every 0 --hidden 16 --log-every 10 --time-limit 20"
-
-
-def run(line, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    code = cli.run(shlex.split(line))
-    return code, capsys.readouterr()
 
 
 CASES = {
@@ -53,9 +48,7 @@ CASES = {
 def test_one_line_and_no_folder(line, pattern, tmp_path, monkeypatch, capsys):
     code, said = run(f"empathy {line}", tmp_path, monkeypatch, capsys)
     assert code == 2
-    error = [text for text in said.err.splitlines() if text.startswith("matryo: error:")]
-    assert len(error) == 1
-    assert re.search(pattern, error[0]), error[0]
+    assert re.search(pattern, error_of(said)), said.err
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,15 +1,14 @@
 """Pretrained SAEs of other libraries become a run, which `evaluate` takes like a training run."""
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from tests.command_line import run
+from tests.sae.texts import write_words
 
-from matryo import cli
 from matryo.sae.interop import write_sae
 from matryo.sae.nn import SAE, SAEConfig, build
 
@@ -20,8 +19,7 @@ TEXT = "--lm tiny --text file:text.txt --tokens 2500 --row-length 32 --heldout-f
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adopt")
-    words = np.random.default_rng(0).choice(["the", "state", "of", "whale", "union", "and", "sea", "law"], 6000)
-    (folder / "text.txt").write_text("\n\n".join(" ".join(words[i : i + 60]) for i in range(0, 6000, 60)))
+    write_words(folder / "text.txt")
     relu = build(SAEConfig(kind="relu", d_in=256, n_latents=300)).eval()
     write_sae(relu, "dictionary_learning", folder / "theirs", {"hook_name": "blocks.1.hook_resid_post"})
     batch = build(SAEConfig(kind="batch_topk", d_in=256, n_latents=310, k=4)).state_dict()
@@ -31,12 +29,6 @@ def folder(tmp_path_factory):
     told = {"sae_type": "batchtopk", "top_k": "4", "hook_point": "blocks.1.hook_resid_post"}
     (folder / "authors" / "config.json").write_text(json.dumps(told))
     return folder
-
-
-def run(line, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    code = cli.run(shlex.split(line))
-    return code, capsys.readouterr()
 
 
 def test_adopted_saes_are_evaluated_like_trained_ones(folder, monkeypatch, capsys, tmp_path):

@@ -2,15 +2,15 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from tests.command_line import error_of, run
+from tests.sae.texts import write_words
 
-from matryo import cli
 from matryo.sae.nn import SAE
 
 SMALL = "--lm tiny --site blocks.1.resid_pre --text file:text.txt --tokens 3000 --row-length 32"
@@ -19,8 +19,7 @@ SMALL = "--lm tiny --site blocks.1.resid_pre --text file:text.txt --tokens 3000 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
-    words = np.random.default_rng(0).choice(["the", "state", "of", "whale", "union", "and", "sea", "law"], 6000)
-    (folder / "text.txt").write_text("\n\n".join(" ".join(words[i : i + 60]) for i in range(0, 6000, 60)))
+    write_words(folder / "text.txt")
     (folder / "short.txt").write_text("too short")
     np.save(folder / "acts.npy", np.random.default_rng(1).normal(size=(600, 12)).astype(np.float32))
     bad = np.ones((600, 12), dtype=np.float32)
@@ -30,12 +29,6 @@ def folder(tmp_path_factory):
     (folder / "weights.pt").write_bytes(b"\x80\x02}q\x00.")
     (folder / "typo.toml").write_text("kk = 3\n")
     return folder
-
-
-def run(line, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    code = cli.run(shlex.split(line))
-    return code, capsys.readouterr()
 
 
 CASES = {
@@ -88,9 +81,7 @@ CASES = {
 def test_one_line_and_no_folder(line, pattern, folder, monkeypatch, capsys):
     code, said = run(f"sae {line}", folder, monkeypatch, capsys)
     assert code == 2
-    error = [text for text in said.err.splitlines() if text.startswith("matryo: error:")]
-    assert len(error) == 1
-    assert re.search(pattern, error[0]), error[0]
+    assert re.search(pattern, error_of(said)), said.err
     assert not (folder / "runs").exists()
 
 

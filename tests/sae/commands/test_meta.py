@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pyarrow import parquet
+from tests.command_line import error_of, run
 
 from matryo import cli
 from matryo.sae.compare.meta import decoder_directions, decompose
@@ -30,12 +31,6 @@ def folder(tmp_path_factory):
         sae = build(SAEConfig(kind="relu", d_in=d, n_latents=17))
         sae.eval().save(folder / name, {"hook_name": site, "model_name": "tiny"})
     return folder
-
-
-def run(line, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    code = cli.run(shlex.split(line))
-    return code, capsys.readouterr()
 
 
 def columns(path):
@@ -110,8 +105,7 @@ CASES = {
 def test_bad_input_is_one_line_and_leaves_no_folder(line, pattern, folder, monkeypatch, capsys, tmp_path):
     code, said = run(f"sae meta {line} --runs {tmp_path}/new", folder, monkeypatch, capsys)
     assert code == 2
-    (error,) = [text for text in said.err.splitlines() if text.startswith("matryo: error:")]
-    assert re.search(pattern, error), error
+    assert re.search(pattern, error_of(said)), said.err
     assert not (tmp_path / "new").exists()
 
 

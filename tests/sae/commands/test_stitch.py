@@ -9,18 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.command_line import run
 
 from matryo import cli
 from matryo.sae.commands import stitching
 from matryo.sae.nn import SAE, SAEConfig, build
 
 D, SIZES = 14, (20, 31, 45)
-
-
-def run(line, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    code = cli.run(shlex.split(line))
-    return code, capsys.readouterr()
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,9 @@ def check_the_rest(found, sae, x, z):
     counts = (z > 0).sum(1)
     assert found.l1 == pytest.approx(float(z.sum(1).mean()), rel=1e-5)
     assert list(found.l0_counts) == [int((counts == n).sum()) for n in range(int(counts.max()) + 1)]
-    assert found.l0_quantiles["50 %"] == sorted(counts.tolist())[math.ceil(len(counts) / 2) - 1]
+    ordered = sorted(counts.tolist())
+    assert found.l0_quantiles == {f"{q} %": ordered[math.ceil(len(counts) * q / 100) - 1] for q in (5, 25, 50, 75, 95)}
+    assert len(set(found.l0_quantiles.values())) > 2
     density = (z > 0).double().mean(0)
     bins = [
         sum(low <= math.log10(float(p)) < high or (high == 0 and float(p) == 1) for p in density if p > 0)
@@ -89,6 +91,7 @@ def check_the_rest(found, sae, x, z):
     assert found.over_one_percent == float((density > 0.01).double().mean())
     assert found.over_ten_percent == float((density > 0.1).double().mean())
     assert found.firings_over_ten_percent == pytest.approx(float(density[density > 0.1].sum() / density.sum()))
+    assert found.firings_over_one_percent == pytest.approx(float(density[density > 0.01].sum() / density.sum()))
     x_hat = z @ W_dec + sae.b_dec.detach().double()
     assert found.mse == pytest.approx(float((x - x_hat).square().mean()), rel=1e-5)
     assert found.norm == pytest.approx(float(x.norm(dim=1).mean()))

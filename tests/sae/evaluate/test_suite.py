@@ -7,9 +7,10 @@ import shlex
 import shutil
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 import torch
+from tests.command_line import run
+from tests.sae.texts import write_words
 
 from matryo import cli
 from matryo.sae.evaluate import Outcome, Subjects, Table, Task, open_subjects
@@ -163,8 +164,7 @@ SMALL = "--lm tiny --site blocks.1.resid_pre --text file:text.txt --tokens 3000 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("suite")
-    words = np.random.default_rng(0).choice(["the", "state", "of", "whale", "union", "and", "sea", "law"], 6000)
-    (folder / "text.txt").write_text("\n\n".join(" ".join(words[i : i + 60]) for i in range(0, 6000, 60)))
+    write_words(folder / "text.txt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert cli.run(shlex.split(f"sae harvest {SMALL} --quiet")) == 0
@@ -178,12 +178,6 @@ def folder(tmp_path_factory):
         )
         (folder / "second").symlink_to((folder / "runs/latest").resolve())
     return folder
-
-
-def run(line, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    code = cli.run(shlex.split(line))
-    return code, capsys.readouterr()
 
 
 def test_several_runs_and_tasks_make_one_table(folder, monkeypatch, capsys):

@@ -80,6 +80,15 @@ some_cases = pytest.mark.parametrize("case", SOME, ids=str)
 each_kind = pytest.mark.parametrize("case", PLAIN, ids=str)
 
 
+LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
+"""Relative distance that is rounding, by number format."""
+
+
+def generator() -> torch.Generator:
+    """Draws the levels: a new one for ours and for the reference."""
+    return torch.Generator().manual_seed(3)
+
+
 def dead_latents() -> Tensor:
     dead = torch.zeros(N_LATENTS, dtype=torch.bool)
     dead[[2, 3, 11, 20, 31, 40]] = True

@@ -7,6 +7,7 @@ import torch
 from tests.sae.nn.cases import (
     BATCH,
     D_IN,
+    LIMITS,
     N_LATENTS,
     Case,
     K,
@@ -14,6 +15,7 @@ from tests.sae.nn.cases import (
     distance,
     each_case,
     each_kind,
+    generator,
     parameters,
     some_cases,
 )
@@ -21,12 +23,6 @@ from tests.sae.nn.reference import dense_loss, latents, rule
 from torch import Tensor
 
 from matryo.sae.nn.levels import draw_levels
-
-LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(3)
 
 
 @pytest.mark.parametrize("some_dead", [False, True], ids=["alive", "dead"])

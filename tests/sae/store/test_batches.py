@@ -49,6 +49,14 @@ def test_passes_differ_and_leave_out_other_rows(table):
     assert not together[0] & together[1]
 
 
+@pytest.mark.parametrize("table", ["array", "store"], indirect=True)
+def test_other_rows_meet_in_a_window_in_every_pass(table):
+    """What is mixed in memory is a window: rows that always shared one would only ever meet each other."""
+    orders = [shuffled_order(table, "train", 3, number, 31) for number in range(3)]
+    windows = [{frozenset(order[i : i + 150].tolist()) for i in range(0, len(order), 150)} for order in orders]
+    assert not windows[0] & windows[1] and not windows[1] & windows[2]
+
+
 def test_order_depends_on_the_seed_only(table):
     one, same, other = (ShuffledBatches(table, "train", BATCH, seed=s) for s in (1, 1, 2))
     first, second = ids(one), ids(one)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.sae.nn.cases import BATCH, CASES, N_LATENTS, Case, dead_latents, distance, parameters
+from tests.sae.nn.cases import BATCH, CASES, LIMITS, N_LATENTS, Case, dead_latents, distance, generator, parameters
 from tests.sae.nn.reference import dense_loss, rule
 from tests.sae.train.cases import batches, make
 
@@ -10,8 +10,6 @@ from matryo.sae.nn.levels import draw_levels
 from matryo.sae.train import dense
 from matryo.sae.train.config import TrainConfig
 from matryo.sae.train.member import Member
-
-LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 @pytest.mark.parametrize("rows", [4, 1000], ids=["chunks", "whole"])
@@ -24,11 +22,11 @@ def test_loss_and_every_gradient_equal_the_dense_reference(
     monkeypatch.setattr(dense, "CHUNK_VALUES", rows * N_LATENTS)
     sae, (x, target) = case.sae(dtype), case.data(dtype=dtype)
     dead = dead_latents() if some_dead else torch.zeros(N_LATENTS, dtype=torch.bool)
-    ours = dense.dense_step(sae, x, target, dead, torch.Generator().manual_seed(3), 0.4)
+    ours = dense.dense_step(sae, x, target, dead, generator(), 0.4)
     p = parameters(sae)
     with torch.no_grad():
         selected = rule(p, case.config, x)
-    levels = draw_levels(case.config, torch.Generator().manual_seed(3))
+    levels = draw_levels(case.config, generator())
     theirs = dense_loss(p, case.config, x, target, selected, levels, dead, sparsity_scale=0.4)
     theirs.total.backward()
     limit = LIMITS[dtype]

@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from tests.sae.nn.cases import BATCH, D_IN, N_LATENTS, Case, dead_latents, distance, each_case, parameters, some_cases
+from tests.sae.nn.cases import (
+    BATCH,
+    D_IN,
+    LIMITS,
+    N_LATENTS,
+    Case,
+    dead_latents,
+    distance,
+    each_case,
+    generator,
+    parameters,
+    some_cases,
+)
 from tests.sae.nn.reference import dense_loss, rule
 from torch import Tensor
 
@@ -12,12 +24,6 @@ from matryo.sae.train.adam import Adam
 from matryo.sae.train.config import TrainConfig
 from matryo.sae.train.fused import FusedStep
 from matryo.sae.train.member import Member
-
-LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(3)
 
 
 @pytest.mark.parametrize("some_dead", [False, True], ids=["alive", "dead"])

@@ -1,18 +1,14 @@
 """`matryo sae train` as a process that is killed, interrupted and resumed."""
 
-import os
 import random
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.processes import started, wait_until
 
 from matryo.cli import run as main
 from matryo.spine.run import read_metrics
@@ -30,27 +26,15 @@ def arguments(tmp_path) -> list[str]:
     return ["sae", "train", *options.split(), *kinds.split(), "--log-every", "1"]
 
 
-@contextmanager
-def started(arguments: list[str], threads: int) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "matryo", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def training(arguments: list[str], threads: int):
+    return started([sys.executable, "-m", "matryo", *arguments], threads)
 
 
 def finish(arguments: list[str], threads: int) -> None:
     if threads == torch.get_num_threads():
         assert main(arguments) == 0
         return
-    with started(arguments, threads) as process:
+    with training(arguments, threads) as process:
         out, err = process.communicate(timeout=200)
     assert process.returncode == 0, (out, err)
 
@@ -59,14 +43,6 @@ def steps_done(runs: Path) -> int:
     """Last step that the one run there is has logged."""
     folders = list(runs.glob("2*"))
     return max((row["step"] for row in read_metrics(folders[0])), default=0) if folders else 0
-
-
-def wait_for(process: subprocess.Popen[str], runs: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while steps_done(runs) < step:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "training makes no progress"
-        time.sleep(0.002)
 
 
 def outcome(run: Path) -> dict[str, bytes]:
@@ -83,14 +59,15 @@ def test_killed_then_interrupted_then_resumed_it_ends_with_the_same_bits(threads
     finish([*arguments, "--runs", str(whole)], threads)
 
     moment = random.randrange(3, STEPS - 20)  # a random one, as the process is killed in the midst of something
-    with started([*arguments, "--runs", str(killed)], threads) as process:
-        wait_for(process, killed, moment)
+    with training([*arguments, "--runs", str(killed)], threads) as process:
+        wait_until(lambda: steps_done(killed) >= moment, process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     (run,) = killed.glob("2*")
 
-    with started(["sae", "train", "--resume", str(run)], threads) as process:
-        wait_for(process, killed, steps_done(killed) + 1)
+    with training(["sae", "train", "--resume", str(run)], threads) as process:
+        wanted = steps_done(killed) + 1
+        wait_until(lambda: steps_done(killed) >= wanted, process)
         process.send_signal(signal.SIGSTOP)
         assert main(["sae", "train", "--resume", str(run)]) == 2
         assert "run folder in use" in capfd.readouterr().err

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from matryo.sae.claims.statements import CLAIMS, Claim
 from matryo.sae.claims.units import Results, Unit
-from matryo.sae.evaluate.seed_intervals import Interval, mean_interval
+from matryo.sae.evaluate.intervals import Interval, mean_interval
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """`matryo sae family`: a ladder of sizes, stitched step by step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import interruptible
+from matryo.sae.commands.options import stored_options
 from matryo.sae.commands.stitching import (
     StitchOptions,
     Work,
@@ -22,7 +23,7 @@ from matryo.sae.commands.stitching import (
     write_scores,
 )
 from matryo.sae.sources import NamedSAE, find_saes, read_saes, settled
-from matryo.spine.config import from_dict, read_toml, to_dict
+from matryo.spine.config import to_dict
 from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
 
@@ -70,7 +71,8 @@ def family(
         Folder of the runs.
     """
     if resume is not None:
-        run, options = _stored(resume)
+        told, options = stored_options(resume, FamilyOptions)
+        run = tuple(told["run"])
     if not run:
         raise ValueError("run is empty; expected training runs or SAEs, or --resume with a run")
     with interruptible("family") as ended:
@@ -238,10 +240,3 @@ def _page(
         notes,
         chains,
     )
-
-
-def _stored(resume: Path) -> tuple[tuple[str, ...], FamilyOptions]:
-    """What an unfinished run was told."""
-    told = read_toml(resume / "config.toml")
-    names = {field.name for field in fields(FamilyOptions)}
-    return tuple(told["run"]), from_dict(FamilyOptions, {k: v for k, v in told.items() if k in names}, str(resume))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from matryo.sae.commands.options import stored_options
 from matryo.sae.sources import NamedSAE, read_saes, runs_of, sources_of
-from matryo.spine.config import diff, from_dict, read_toml, to_dict
+from matryo.spine.config import diff, to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import RunFolder
 
@@ -74,13 +75,10 @@ def index(
 
 def _stored(resume: Path) -> tuple[tuple[str, ...], IndexOptions]:
     """The SAEs and options that an unfinished index was told."""
-    if not (resume / "environment.json").is_file():
-        raise ValueError(f"{resume} is no run folder; expected an unfinished index")
+    told, options = stored_options(resume, IndexOptions)
     begun = json.loads((resume / "environment.json").read_text(encoding="utf-8"))
-    told = read_toml(resume / "config.toml")
     parents = [(resume.resolve() / parent["path"]).resolve() for parent in begun["parents"]]
-    sources = indexed(told.pop("run", ()), parents)
-    return tuple(sources), from_dict(IndexOptions, told, str(resume))
+    return tuple(indexed(told.get("run", ()), parents)), options
 
 
 def indexed(sources: Iterable[str], parents: Sequence[Path]) -> list[str]:

@@ -12,6 +12,7 @@ from matryo.sae.evaluate.probing_config import ProbingConfig, ScrConfig, TppConf
 from matryo.sae.nn.config import Kind, SAEConfig
 from matryo.sae.store.config import StoreConfig
 from matryo.sae.train.config import TrainConfig
+from matryo.spine.config import from_dict, read_toml
 from matryo.spine.errors import unknown
 
 T = TypeVar("T")
@@ -189,6 +190,19 @@ def parse_levels(text: str) -> Any:
 def part(options: Any, cls: type[T]) -> T:
     """The config of one part, from options that have all its fields."""
     return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})  # pyright: ignore[reportArgumentType]
+
+
+def stored_options(run: Path, cls: type[T]) -> tuple[dict[str, Any], T]:
+    """What an unfinished run was told: all of it, and the options among it.
+
+    Raises:
+        ValueError: there is no run, or its config was altered.
+    """
+    if not (run / "config.toml").is_file():
+        raise ValueError(f"{run} is no run folder; expected an unfinished run")
+    told = read_toml(run / "config.toml")
+    names = {field.name for field in fields(cls)}  # pyright: ignore[reportArgumentType]
+    return told, from_dict(cls, {key: value for key, value in told.items() if key in names}, str(run))
 
 
 def resume_line(command: str, run: Path) -> str:

@@ -1,12 +1,12 @@
 """`matryo sae stitch`: what a larger SAE has that a smaller one has not, and the path between them."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import interruptible
+from matryo.sae.commands.options import stored_options
 from matryo.sae.commands.stitching import (
     StitchOptions,
     Work,
@@ -21,7 +21,7 @@ from matryo.sae.commands.stitching import (
     write_scores,
 )
 from matryo.sae.sources import one_sae, settled
-from matryo.spine.config import from_dict, read_toml, to_dict
+from matryo.spine.config import to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import RunFolder
 
@@ -64,7 +64,8 @@ def stitch(
         Folder of the runs.
     """
     if resume is not None:
-        small, large, save_step, options = _stored(resume)
+        told, options = stored_options(resume, StitchOptions)
+        small, large, save_step = told["small"], told["large"], tuple(told.get("save_step", ()))
     if small is None or large is None:
         raise ValueError("two SAEs are needed; expected SMALL and LARGE, such as RUN/saes/NAME, or --resume with a run")
     with interruptible("stitch") as ended:
@@ -158,11 +159,3 @@ def _page(work: Work, run: Path, one: "Compared", steps: Any, scores: dict[str, 
         {(one.small, one.large): scores},
         notes=work.notes,
     )
-
-
-def _stored(resume: Path) -> tuple[str, str, tuple[int, ...], StitchOptions]:
-    """What an unfinished run was told."""
-    told = read_toml(resume / "config.toml")
-    names = {field.name for field in fields(StitchOptions)}
-    options = from_dict(StitchOptions, {key: value for key, value in told.items() if key in names}, str(resume))
-    return told["small"], told["large"], tuple(told.get("save_step", ())), options

@@ -15,7 +15,7 @@ from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
 
 if TYPE_CHECKING:
-    from matryo.sae.evaluate.seed_intervals import Interval
+    from matryo.sae.evaluate.intervals import Interval
     from matryo.sae.evaluate.toy import Toy
 
 LINES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -165,8 +165,3 @@ def open_subjects(
         groups[key].saes[one.name] = one.sae.to(device)
         groups[key].runs[one.name] = one.run.path.name if one.run else ""
     return list(groups.values())
-
-
-def names_of(subjects: Sequence[Subjects]) -> list[str]:
-    """All autoencoders, in the order in which they were given."""
-    return [name for group in subjects for name in group.saes]

@@ -18,15 +18,13 @@ from torch import Tensor
 
 from matryo.sae.kernels.counting import keep_largest, keep_row_largest, place_of
 from matryo.sae.kernels.entries import Entries
+from matryo.sae.kernels.hint import first_bound
 from matryo.sae.kernels.mesh import ALONE, Group
 from matryo.sae.kernels.switch import has_compiled
 from matryo.sae.kernels.watch import Watch
 
 TILE = 512
 """Columns per tile: tiles of 512 to 2,048 columns run at the full speed of the whole product, row tiles do not."""
-
-MARGIN = 0.97
-"""A selection threshold drifts by less than this between steps; below it the exact fallback takes over."""
 
 Candidates = tuple[Int[Tensor, "_"], Int[Tensor, "_"], Float[Tensor, "_"]]
 """(row, latent, value) of some entries; three vectors of one length, which changes from function to function."""
@@ -105,7 +103,7 @@ def select_batch_topk(
     the work does: too low costs memory for candidates, too high costs a second encoder product. Over a group whose
     processes hold other rows or columns the result is this process's part of the `count` largest of all.
     """
-    threshold = max(0.0, MARGIN * hint) if hint and math.isfinite(hint) else 0.0
+    threshold = first_bound(hint)
     if group.size > 1:
         return _batch_topk_of(group, x, W, b, count, threshold, watch)
     if has_compiled(x):

@@ -5,7 +5,6 @@ The same results as `matryo.sae.kernels.select`, whose plain operations are the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from matryo.sae.kernels.compiled import scan, threads
 from matryo.sae.kernels.entries import Entries
+from matryo.sae.kernels.hint import first_bound
 from matryo.sae.kernels.scratch import scratch
-from matryo.sae.kernels.select import MARGIN
 from matryo.sae.kernels.watch import Watch
 
 TILE_VALUES = 2_097_152
@@ -118,7 +117,7 @@ def batch_topk(
     x: Tensor, W: Tensor, b: Tensor, count: int, hint: float | None = None, watch: Watch | None = None
 ) -> Entries:
     """`select_batch_topk`."""
-    start = max(0.0, MARGIN * hint) if hint and math.isfinite(hint) else 0.0
+    start = first_bound(hint)
     lists, _ = _running(x, W, b, count, start, watch)
     if len(lists) < count and start > 0:
         lists, _ = _running(x, W, b, count, 0.0, None)
@@ -154,7 +153,7 @@ def row_topk(x: Tensor, W: Tensor, b: Tensor, k: int, hint: float | None = None,
     """`select_row_topk`."""
     n = W.shape[1]
     k = min(k, n)
-    start = max(0.0, MARGIN * hint) if hint and math.isfinite(hint) else 0.0
+    start = first_bound(hint)
     value, latent, size = _heaps(x, W, b, k, start, watch)
     if start and len(short := np.flatnonzero(size < k)):
         # These rows have fewer than k above the guess: once more, from 0.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from matryo import cli
-from matryo.sae.evaluate.seed_intervals import mean_interval
+from matryo.sae.evaluate.intervals import mean_interval
 from matryo.sae.evaluate.toy import DenseConfig, World, measure_recovery, paper_tree, train_dense
 from matryo.sae.evaluate.toy.training import loss_of
 

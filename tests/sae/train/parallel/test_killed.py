@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.processes import process_of_rank, started, wait_until
 
 from matryo.cli import run as main
 from matryo.sae.nn import load_sae
@@ -35,37 +34,13 @@ def test_without_torchrun_a_mode_is_refused(arguments, tmp_path, capsys):
 def killed(arguments: list[str], runs: Path, rank: int) -> tuple[str, Path]:
     """Start two processes, kill one after some steps; what is said, and the run."""
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "matryo"]
-    with subprocess.Popen(
-        [*launched, *arguments, "--runs", str(runs)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            until = time.monotonic() + 150
-            while not (folders := list(runs.glob("2*/checkpoints/step-0*"))):
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < until, "training makes no progress"
-                time.sleep(0.002)
-            os.kill(process_of_rank(process.pid, rank), signal.SIGKILL)
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
+    with started([*launched, *arguments, "--runs", str(runs)]) as process:
+        wait_until(lambda: list(runs.glob("2*/checkpoints/step-0*")), process)
+        os.kill(process_of_rank(process.pid, rank), signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    return out + err, folders[0].parent.parent
-
-
-def process_of_rank(launcher: int, rank: int) -> int:
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            told = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if parent == launcher and f"RANK={rank}".encode() in told:
-            return int(folder.name)
-    raise AssertionError(f"there is no process of rank {rank}")
+    (run,) = runs.glob("2*")
+    return out + err, run
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from matryo.sae.evaluate.seed_intervals import Interval, mean_interval
+from matryo.sae.evaluate.intervals import Interval, mean_interval
 from matryo.sae.evaluate.toy.config import ToyConfig
 from matryo.sae.evaluate.toy.recovery import Found, Recovery, measure_recovery
 from matryo.sae.evaluate.toy.training import DenseConfig, train_dense
