@@ -112,7 +112,7 @@ def test_search_by_number_text_and_script(at):
 
 def test_tabs_and_bars_choose_passages(at):
     at.open(f"{ONE}/latents/{DIGITS}")
-    at.page.get_by_role("link", name="by interval of the activation").click()
+    at.page.get_by_role("link", name="by interval").click()
     at.settled()
     assert at.page.locator("section[aria-labelledby=h-examples] h3").count() == 5
     at.open(f"{ONE}/latents/{DIGITS}")
