@@ -239,8 +239,9 @@ def test_the_dead_and_the_missing_are_told(at):
 def test_dark_and_narrow(browser, base):
     dark = Watched(browser, base, color_scheme="dark")
     dark.page.set_viewport_size({"width": 420, "height": 800})
-    dark.open(f"{ONE}/latents/{DIGITS}")
-    assert dark.page.evaluate("document.documentElement.scrollWidth") <= 430
+    for path in ("/", ONE, f"{ONE}/latents", f"{ONE}/levels", f"{ONE}/map", "/runs", f"{ONE}/latents/{DIGITS}"):
+        dark.open(path)
+        assert dark.page.evaluate("document.documentElement.scrollWidth") <= 420, path
     dark.audit("dark")
     dark.context.close()
 
