@@ -17,6 +17,9 @@ DUPLICATE = 0.95
 LEAST_FIRINGS = 20
 """Of latents that are put forward: with fewer, their numbers are noise."""
 
+ENOUGH_FIRINGS = 128
+"""More do not make a latent better worth seeing."""
+
 FREQUENT = 50
 """The most frequent token ids of a text, on which a latent says little that a reader wants to see first."""
 
@@ -59,7 +62,7 @@ def _with_parent(sae: IndexedSAE, latent: int) -> dict[str, Any]:
 def worth_seeing(sae: IndexedSAE, count: int) -> list[int]:
     """Latents to begin with: often active on few token ids, mostly on a word, and with a parent where there are levels.
 
-    By falling firings / 2^entropy, among those active on at least LEAST_FIRINGS tokens with an entropy of at most 4
+    By falling min(firings, ENOUGH_FIRINGS) / 2^entropy, among those active on at least LEAST_FIRINGS tokens with an entropy of at most 4
     bits whose most frequent token has three letters or more; one for each such token. As far as that leaves enough,
     the FREQUENT most frequent ids are passed over, and parents of more than PARENT_BITS.
     """
@@ -76,7 +79,7 @@ def worth_seeing(sae: IndexedSAE, count: int) -> list[int]:
             fit = rarer
             break
     places = np.flatnonzero(fit)
-    score = np.log2(stats["firings"][places]) - stats["entropy"][places]
+    score = np.log2(np.minimum(stats["firings"][places], ENOUGH_FIRINGS)) - stats["entropy"][places]
     order = places[np.lexsort((places, -score))]
     _, first = np.unique(stats["top_token"][order], return_index=True)
     return order[np.sort(first)][:count].tolist()
