@@ -172,6 +172,18 @@ def test_exports_hold_the_table(client, index):
     assert client.get(f"{ONE}/latents/export.exe").json()["error"].startswith("unknown kind of table")
 
 
+def test_what_is_copied_as_python_runs(client, index):
+    import html
+
+    for path, name in ((f"{ONE}/latents/{SEVEN}", "activations"), (f"{ONE}/latents", "table")):
+        (code,) = re.findall(r'data-copy="([^"]*)"', client.get(path).text)
+        names = {}
+        exec(html.unescape(code).replace("\\n", "\n"), names)
+        sae = index.saes[NESTED]
+        wanted = sae.firings(SEVEN)[1] if name == "activations" else sae.stats
+        assert repr(names[name].tolist()) == repr(wanted.tolist())  # nan is nan here
+
+
 def test_older_versions_of_a_note_and_chosen_latents_are_shown(client, index):
     headers = {"origin": "http://127.0.0.1:8765"}
     for label in ("first <b>", "second"):

@@ -62,9 +62,9 @@ def _with_parent(sae: IndexedSAE, latent: int) -> dict[str, Any]:
 def worth_seeing(sae: IndexedSAE, count: int) -> list[int]:
     """Latents to begin with: often active on few token ids, mostly on a word, and with a parent where there are levels.
 
-    By falling min(firings, ENOUGH_FIRINGS) / 2^entropy, among those active on at least LEAST_FIRINGS tokens with an entropy of at most 4
-    bits whose most frequent token has three letters or more; one for each such token. As far as that leaves enough,
-    the FREQUENT most frequent ids are passed over, and parents of more than PARENT_BITS.
+    By falling min(firings, ENOUGH_FIRINGS) / 2^entropy, among those active on at least LEAST_FIRINGS tokens with an
+    entropy of at most 4 bits whose most frequent token has three letters or more; one for each such token. As far as
+    that leaves enough, the FREQUENT most frequent ids are passed over, and parents of more than PARENT_BITS.
     """
     stats, corpus = sae.stats, sae.index.corpus
     ids, which = np.unique(stats["top_token"], return_inverse=True)
