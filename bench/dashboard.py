@@ -2,7 +2,8 @@
 
 Activations are drawn, not computed: frequencies of latents fall as 1 / (rank + 20), each token has 32 latents, so that
 what is timed is everything after the encoder. Pages are timed as a client on this machine gets them and, with
---browser, by how long Chromium takes from a click to the painted swap. Figures are printed as JSON.
+--browser, by how long Chromium takes from a click to the painted swap. With --run, an index of a real model is served
+as well, and what needs the model is timed once it is loaded. Figures are printed as JSON.
 """
 
 import argparse
@@ -112,6 +113,56 @@ def measure(base: str, latents: int) -> dict[str, list[float]]:
     return found
 
 
+def measure_model(run: Path) -> dict[str, list[float]]:
+    """p50 and p95 of pages that run the model, in milliseconds, over texts of 64 tokens of the index itself."""
+    from matryo.sae.dashboard import open_index
+
+    index = open_index(run)
+    name, corpus = list(index.saes)[-1], index.corpus
+    rows = corpus.rows.tokens[:, 1:65]
+    texts = ["".join(corpus.piece(int(i)) for i in row).replace("↵", "\n") for row in rows[:: max(1, len(rows) // 20)]]
+    some = np.flatnonzero(index.saes[name].stats["firings"] > 50)[:: max(1, index.saes[name].n_latents // 20)].tolist()
+    queries = [{"sae": name, "text": text} for text in texts]
+    kinds = {
+        "prompt of 64 tokens": [f"/prompt?{urllib.parse.urlencode(query)}" for query in queries],
+        "ablation, 64 tokens": [
+            f"/steer?{urllib.parse.urlencode(query | {'latent': latent, 'edit': 'ablate'})}"
+            for query, latent in zip(queries, some, strict=False)
+        ],
+        "logit lens": [f"/sae/{name}/latents/{latent}/logits" for latent in some],
+        "near misses": [f"/sae/{name}/latents/{latent}/misses" for latent in some[:8]],
+        "effects of ablation": [f"/sae/{name}/latents/{latent}/effects" for latent in some[:8]],
+    }
+    command = [sys.executable, "-m", "matryo", "--json", "sae", "serve", str(run), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            base = json.loads(server.stdout.readline())["url"].rstrip("/")
+            found = {}
+            for kind, paths in kinds.items():
+                ask(base, paths[0])  # the first waits for the model
+                times = [ask(base, path) for path in paths]
+                found[kind] = [round(float(np.percentile(times, q)), 1) for q in (50, 95)]
+            return found
+        finally:
+            server.terminate()
+
+
+def time_logit_lens(latents: int, width: int) -> float:
+    """Milliseconds of one decoder row through an unembedding of 50,257 tokens, as a latent's page reads it."""
+    import torch
+
+    from matryo.sae.dashboard.index.directions import read_logits
+
+    rows, unembed = torch.randn(latents, width), torch.randn(width, 50_257)
+    times = []
+    for i in range(20):
+        began = time.perf_counter()
+        read_logits(rows[i : i + 1], unembed)
+        times.append(1000 * (time.perf_counter() - began))
+    return round(float(np.percentile(times, 95)), 1)
+
+
 def browse(base: str) -> dict[str, list[float]]:
     """From a key to the swapped page, and the first drawing of the map, in Chromium."""
     from playwright.sync_api import sync_playwright
@@ -151,6 +202,7 @@ def main() -> None:
     parser.add_argument("--browser", action="store_true")
     parser.add_argument("--stage", choices=("all", "finalise", "serve"), default="all")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--run", type=Path, help="an index of a real model, for what runs it")
     parser.add_argument("--port", type=int)
     asked = parser.parse_args()
     sizes = (asked.latents, asked.tokens, asked.k, asked.width)
@@ -160,6 +212,9 @@ def main() -> None:
     if asked.stage == "serve":
         serve(asked.folder, asked.port)
         return
+    if asked.run:
+        print(json.dumps(measure_model(asked.run)))
+    print(json.dumps({"logit lens, p95 ms": time_logit_lens(asked.latents, asked.width)}))
     with tempfile.TemporaryDirectory() as place:
         folder = asked.folder or Path(place) / "index"
         if not (folder / "manifest.json").is_file():

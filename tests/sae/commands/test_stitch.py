@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on_with_what_is_left(folder, monkeypatch, capsy
     code, said = run(f"sae family a/latest --threshold 0.5 --runs {tmp_path / 'cut'}", folder, monkeypatch, capsys)
     assert code == 130 and "go on with: matryo sae family --resume" in said.out
     made = (tmp_path / "cut" / "latest").resolve()
-    assert len(list((made / "kept").glob("*.parquet"))) == 5
+    assert len(list((made / "kept").glob("*.parquet"))) == 4
     assert len(pq.read_table(made / "pairs.parquet")) == 7, "what was known is kept"
     calls.clear()
     monkeypatch.setattr(stitching, "_greedy", lambda *args: calls.append(args) or greedy(*args))

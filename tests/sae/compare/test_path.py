@@ -132,20 +132,28 @@ def test_stitching_an_sae_with_itself_changes_nothing(kind):
         assert torch.allclose(middle(x), sae(x), atol=1e-12)
 
 
-def test_each_greedy_step_is_the_best_there_is(pair):
+@pytest.mark.parametrize("threshold", [0.3, 0.6])
+def test_each_greedy_step_lowers_the_error_most_for_what_it_changes(pair, threshold):
     small, large = pair
     x = activations()
-    units = units_of(compared(small, large, x, threshold=0.6))
+    units = units_of(compared(small, large, x, threshold=threshold))
     order = greedy_units(units, small, large, x.split(40))
     assert sorted(map(repr, order)) == sorted(map(repr, units))
-    free = [unit for unit in units if unit.phase in ("insert", "swap")]
-    for step in range(len(free)):
-        done, left = order[:step], [unit for unit in free if unit not in order[:step]]
-        errors = {}
+    novel = sum(unit.phase == "insert" for unit in units)
+    assert {unit.phase for unit in order[:novel]} == {"insert"} and order[-1].phase == "b_dec"
+    assert len({unit.phase for unit in order[novel:-1]}) == 2, "swaps and the rest are one phase"
+    for step in range(len(order) - 1):
+        here = slice(0, novel) if step < novel else slice(novel, len(order) - 1)
+        done, left = order[:step], [unit for unit in order[here] if unit not in order[:step]]
+        worth = {}
         for unit in left:
             trial = [*done, unit, *(other for other in units if other not in (*done, unit))]
-            errors[unit] = trace_path(path_of(trial, N_SMALL, N_LARGE), small, large, [x]).mse[step + 1]
-        assert errors[order[step]] == pytest.approx(min(errors.values()), rel=1e-9)
+            mse = trace_path(path_of(trial, N_SMALL, N_LARGE), small, large, [x]).mse
+            # What the unit changes: the squared norm of the difference it makes to reconstructions.
+            before, after = (path_of(trial, N_SMALL, N_LARGE).at(s, small, large)(x) for s in (step, step + 1))
+            changed = float((after - before).square().mean())
+            worth[unit] = (mse[step + 1] - mse[step]) / changed if changed else 0.0
+        assert worth[order[step]] == pytest.approx(min(worth.values()), rel=1e-6, abs=1e-9)
 
 
 def test_what_no_edge_holds_enters_as_its_nearest_leaves(pair):
@@ -198,6 +206,8 @@ def test_measured_steps_have_the_ends_of_phases():
     assert measured_steps(path_of(units, 1, 8), 4) == [0, 7, 8, 9]
     found = measured_steps(path_of(units, 1, 8), 6)
     assert len(found) == 6 and {0, 7, 8, 9} < set(found)
+    mixed = [*units[:7], Unit("swap", (7,), (0,)), Unit("rest", (8,)), Unit("swap", (9,), (1,)), Unit("b_dec")]
+    assert measured_steps(path_of(mixed, 2, 10), 3) == [0, 7, 11], "swaps mixed with the rest have no end of their own"
     assert measured_steps(path_of([Unit("swap", (0,), (0,)), Unit("b_dec")], 1, 1), 9) == [0, 1, 2]
 
 

@@ -2,7 +2,9 @@
 
 import os
 import re
+import urllib.request
 
+import numpy as np
 import pytest
 from tests.sae.dashboard.browsing import Watched, start_server, stop, value
 from tests.sae.dashboard.planted import DEAD, DIGITS, NESTED, NINE, SCRIPT, SEVEN, SMALL, TWIN
@@ -112,7 +114,7 @@ def test_search_by_number_text_and_script(at):
 
 def test_tabs_and_bars_choose_passages(at):
     at.open(f"{ONE}/latents/{DIGITS}")
-    at.page.get_by_role("link", name="by interval of the activation").click()
+    at.page.get_by_role("link", name="by interval").click()
     at.settled()
     assert at.page.locator("section[aria-labelledby=h-examples] h3").count() == 5
     at.open(f"{ONE}/latents/{DIGITS}")
@@ -202,7 +204,7 @@ def test_a_label_is_saved_and_found(at):
     at.page.get_by_role("heading", name="Labels").wait_for()
 
 
-def test_the_map_leads_to_latents_and_its_lasso_lists_them(at):
+def test_the_map_leads_to_latents_and_its_lasso_lists_them(at, base):
     at.open(f"{ONE}/map?where=token:7")
     at.until("!!document.getElementById('map').dataset.drawn")
     at.audit("map")
@@ -215,6 +217,25 @@ def test_the_map_leads_to_latents_and_its_lasso_lists_them(at):
         at.page.mouse.move(x + dx, y + dy, steps=4)
     at.page.mouse.up()
     at.page.get_by_text("In the lasso: 12 latents").wait_for()
+    at.page.locator("#picked .chip").nth(11).wait_for()
+    assert "Most frequent tokens" in at.page.locator("#picked").inner_text()
+    # The pointer over a point shows its latent's card.
+    with urllib.request.urlopen(f"{base}{ONE}/map.bin") as answer:
+        points = np.frombuffer(answer.read(), "<f4").reshape(12, 5)[:, :2]
+    u, v = ((points - points.min(0)) / (points.max(0) - points.min(0)))[SCRIPT]
+    px, py = float(8 + u * (960 - 16)), float(640 - (8 + v * (640 - 16)))
+    at.page.mouse.move(x + px * box["width"] / 960, y + py * box["height"] / 640)
+    at.page.locator("#card").get_by_role("heading", name=str(SCRIPT)).wait_for()
+
+
+def test_what_is_copied_as_python_reads_the_page(at):
+    at.open(f"{ONE}/levels?cosine=0.5")
+    at.page.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }")
+    at.page.get_by_role("button", name="Read in Python").click()
+    at.until("!!window.copied")
+    names = {}
+    exec(at.page.evaluate("window.copied"), names)
+    assert names["view"] == value(at.base, f"{ONE}/levels.json?cosine=0.5")
 
 
 def test_two_saes_are_compared(at):
@@ -239,8 +260,9 @@ def test_the_dead_and_the_missing_are_told(at):
 def test_dark_and_narrow(browser, base):
     dark = Watched(browser, base, color_scheme="dark")
     dark.page.set_viewport_size({"width": 420, "height": 800})
-    dark.open(f"{ONE}/latents/{DIGITS}")
-    assert dark.page.evaluate("document.documentElement.scrollWidth") <= 430
+    for path in ("/", ONE, f"{ONE}/latents", f"{ONE}/levels", f"{ONE}/map", "/runs", f"{ONE}/latents/{DIGITS}"):
+        dark.open(path)
+        assert dark.page.evaluate("document.documentElement.scrollWidth") <= 420, path
     dark.audit("dark")
     dark.context.close()
 

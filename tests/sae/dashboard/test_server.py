@@ -172,6 +172,36 @@ def test_exports_hold_the_table(client, index):
     assert client.get(f"{ONE}/latents/export.exe").json()["error"].startswith("unknown kind of table")
 
 
+def test_what_is_copied_as_python_runs(client, index):
+    import html
+
+    for path, name in ((f"{ONE}/latents/{SEVEN}", "activations"), (f"{ONE}/latents", "table")):
+        (code,) = re.findall(r'data-copy="([^"]*)"', client.get(path).text)
+        names = {}
+        exec(html.unescape(code).replace("\\n", "\n"), names)
+        sae = index.saes[NESTED]
+        wanted = sae.firings(SEVEN)[1] if name == "activations" else sae.stats
+        assert repr(names[name].tolist()) == repr(wanted.tolist())  # nan is nan here
+
+
+def test_older_versions_of_a_note_and_chosen_latents_are_shown(client, index):
+    headers = {"origin": "http://127.0.0.1:8765"}
+    for label in ("first <b>", "second"):
+        note = {"sae": NESTED, "latent": "5", "label": label, "tags": "", "note": ""}
+        assert client.post("/notes", data=note, headers=headers).status_code == 200
+    page = client.get(f"{ONE}/latents/5").text
+    assert "2 versions" in page
+    assert "first &lt;b&gt;" in page
+    view = client.get(f"{ONE}/chosen.json?of=2,7,10").json()
+    assert [chip["latent"] for chip in view["chips"]] == [2, 7, 10]
+    top = index.saes[NESTED].stats["top_token"][[2, 7, 10]]
+    assert {t["piece"]: t["latents"] for t in view["tokens"]} == {
+        index.corpus.piece(int(i)): int((top == i).sum()) for i in set(top.tolist())
+    }
+    assert client.get(f"{ONE}/chosen?of=12").status_code == 404
+    assert client.get(f"{ONE}/chosen?of=x").status_code == 400
+
+
 def test_numbers_lead_to_latents(client):
     assert client.get(f"/search?q=7&sae={NESTED}").headers["location"] == f"{ONE}/latents/7"
     assert client.get(f"{ONE}/random").status_code == 303

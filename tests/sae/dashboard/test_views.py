@@ -1,23 +1,32 @@
 """Every number on a page against the planted truth, or brute force on the dense matrix."""
 
+import copy
+import json
+
 import numpy as np
 import pytest
 import torch
+from starlette.testclient import TestClient
 from tests.sae.dashboard.planted import DEAD, DIGITS, LENGTHS, NESTED, NINE, SCRIPT, SEVEN, SITE, SMALL, STOP, THE, TWIN
 
+from matryo.sae.dashboard.server.app import make_app
 from matryo.sae.dashboard.server.live import Live
+from matryo.sae.dashboard.server.site import Site
+from matryo.sae.dashboard.views import overview
 from matryo.sae.dashboard.views.compare import compare_view
 from matryo.sae.dashboard.views.examples import TABS, examples
 from matryo.sae.dashboard.views.latent import latent_view, neighbours_view, together_view
 from matryo.sae.dashboard.views.levels import levels_view
 from matryo.sae.dashboard.views.live_latent import effects_view, logits_view, misses_view
-from matryo.sae.dashboard.views.overview import home_view, overview_view
+from matryo.sae.dashboard.views.measured import measured_view
+from matryo.sae.dashboard.views.overview import home_view, overview_view, worth_seeing
 from matryo.sae.dashboard.views.prompt import prompt_view
 from matryo.sae.dashboard.views.query import Query
 from matryo.sae.dashboard.views.search import phrase_view
 from matryo.sae.dashboard.views.steer import steer_view
 from matryo.sae.dashboard.views.table import sorted_latents, table_view
 from matryo.sae.lm import capture, splice
+from matryo.spine.run import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +72,80 @@ def test_a_latents_page_says_what_was_planted(sae, index, dense):
     dead = latent_view(sae, DEAD, query())
     assert dead["top_tokens"] == []
     assert dead["stats"]["firings"] == 0
+
+
+def test_matches_neurons_and_the_smallest_activation(sae, index, dense, live):
+    view = latent_view(sae, DIGITS, query())
+    ours, theirs = (live.sae(name).W_dec.detach() for name in (NESTED, SMALL))
+    cosines = torch.cosine_similarity(ours[DIGITS], theirs, dim=1)
+    assert [(m["sae"], m["latent"]) for m in view["matches"]] == [(SMALL, int(cosines.argmax()))]
+    assert view["matches"][0]["cosine"] == pytest.approx(float(cosines.max()), abs=1e-5)
+    best = ours[DIGITS].abs().topk(5)
+    assert [n["neuron"] for n in view["neurons"]] == best.indices.tolist()
+    assert [n["value"] for n in view["neurons"]] == pytest.approx(ours[DIGITS][best.indices].tolist(), abs=1e-6)
+    shares = (best.values / ours[DIGITS].abs().sum()).tolist()
+    assert [n["share"] for n in view["neurons"]] == pytest.approx(shares, rel=1e-4)
+    assert view["smallest"] == pytest.approx(dense[:, DIGITS][dense[:, DIGITS] > 0].min(), abs=1e-4)
+    assert latent_view(sae, DEAD, query())["smallest"] is None
+
+
+def test_what_was_measured_is_of_this_very_sae(sae, index, tmp_path):
+    def evaluated(name, run, fvu):
+        columns = {"reconstruction": {"fvu": "unexplained", "l1": "mean"}, "downstream": {}}
+        levels = {"headers": ["SAE", "level", "FVU"], "rows": [[NESTED, 4, 0.5], [NESTED, 12, fvu], [SMALL, 6, 0.3]]}
+        scores = {NESTED: {"fvu": fvu, "l1": 2.5}, SMALL: {"fvu": 9.0}}
+        told = {"format": "matryo-scores-1", "columns": columns}
+        told["saes"] = {name: {"run": run} for name in (NESTED, SMALL)}
+        told["tasks"] = {
+            "reconstruction": [{"scores": scores, "tables": {"levels": levels}}],
+            "downstream": [{"scores": {NESTED: {"ce_spliced": 3.25, "failed": None}}}],
+        }
+        with RunFolder.create(tmp_path, name, "sae evaluate", {}) as folder:
+            (folder.path / "scores.json").write_text(json.dumps(told))
+            folder.finish({"scores": "scores.json"})
+
+    assert measured_view(sae, tmp_path) is None
+    evaluated("a-mine", sae.told["run"], 0.25)
+    evaluated("b-other", "another-run", 0.75)
+    view = measured_view(sae, tmp_path)
+    assert "a-mine" in view["run"]
+    assert [(r["task"], r["name"], r["value"]) for r in view["first"]] == [
+        ("reconstruction", "fvu", 0.25),
+        ("downstream", "ce_spliced", 3.25),
+    ]
+    assert view["rest"] == [{"task": "reconstruction", "name": "l1", "value": 2.5, "meaning": "mean"}]
+    assert view["levels"] == {"headers": ["level", "FVU"], "rows": [[4, 0.5], [12, 0.25]]}
+    client = TestClient(make_app(Site(index, tmp_path)), base_url="http://127.0.0.1")
+    assert "0.25" in client.get(f"/sae/{NESTED}").text.split("Measured")[1]
+
+
+def test_latents_put_forward_have_parents_of_which_something_is_seen(sae, index):
+    home = {one["name"]: one for one in home_view(index)["saes"]}
+    assert list(home) == [NESTED, SMALL]
+    for chip in home[NESTED]["start"]:
+        assert (chip["parent"] or {"latent": -1})["latent"] == sae.stats["parent"][chip["latent"]]
+    stats = sae.stats
+    for latent in worth_seeing(sae, 8):
+        assert stats["firings"][latent] >= 20
+        assert stats["entropy"][latent] <= 4
+        assert sum(map(str.isalpha, index.corpus.piece(int(stats["top_token"][latent])))) >= 3
+
+
+def test_a_parent_that_is_active_on_anything_is_put_forward_last(sae, monkeypatch):
+    ids = sae.stats["top_token"][[4, 5, 6, 8]].tolist()
+    other = copy.copy(sae)
+    other.stats = stats = sae.stats.copy()
+    stats["parent"][[5, 6, 8]], stats["entropy"][[5, 6, 8]] = (STOP, THE, THE), (1.0, 2.0, 3.0)
+    stats["firings"][[5, 6, 8]], stats["entropy"][STOP] = 64, 7.0
+    monkeypatch.setattr(overview, "FREQUENT", 0)
+    assert worth_seeing(other, 2) == [6, 8]
+    assert worth_seeing(other, 3) == [5, 6, 8]
+    # The most frequent ids of the text are passed over as long as enough is left.
+    monkeypatch.setattr(overview, "FREQUENT", 1)
+    monkeypatch.setattr(other.index.corpus, "counts", np.bincount([ids[2]] * 3, minlength=len(sae.index.corpus.pieces)))
+    stats["parent"][4], stats["entropy"][4], stats["firings"][4] = THE, 0.5, 32
+    assert worth_seeing(other, 1) == [8]
+    assert worth_seeing(other, 2) == [6, 8]
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -181,6 +264,8 @@ def test_the_table_filters_and_sorts(sae, index):
     assert [r["latent"] for r in rows] == expected
     assert sorted_latents(sae, "token:7", "latent", {}).tolist() == [DIGITS, SEVEN, TWIN]
     assert sorted_latents(sae, "dead=1", "latent", {}).tolist() == [DEAD]
+    several = sorted_latents(sae, "", "level,-firings", {})
+    assert several.tolist() == np.lexsort((np.arange(12), -sae.stats["firings"], sae.stats["level"])).tolist()
     labels = {3: {"label": "Zebra", "tags": ["done"]}, 1: {"label": "ape", "tags": []}}
     assert sorted_latents(sae, "label:e", "label", labels).tolist() == [1, 3]
     assert sorted_latents(sae, "tag:done", "latent", labels).tolist() == [3]

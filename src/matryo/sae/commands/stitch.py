@@ -57,7 +57,7 @@ def stitch(
     large
         The SAE that they come from; one of the same size is a control.
     save_step
-        Also save the stitched SAE of this step of the published path, repeatable.
+        Also save the stitched SAE of this step of the path of the first --order, repeatable.
     resume
         Unfinished run to go on with.
     runs
@@ -119,22 +119,26 @@ def stitch_run(
 
 
 def _save(work: Work, run: Path, one: "Compared", path: "Way", save_step: tuple[int, ...]) -> dict[str, str]:
-    phases = [unit.phase for unit in path.units]
-    ends = {name: 1 + max(at for at, phase in enumerate(phases) if phase == key) for name, key in ENDS if key in phases}
-    steps = ends | {f"step-{step}": step for step in save_step}
+    from matryo.sae.compare import path_of
+
     small, large = (work.saes[name] for name in (one.small, one.large))
-    made = {name: path.at(step, small, large) for name, step in steps.items()}
+    by_phase = path_of(published(work, one), small.config.n_latents, large.config.n_latents)
+    phases = [unit.phase for unit in by_phase.units]
+    ends = {name: 1 + max(at for at, phase in enumerate(phases) if phase == key) for name, key in ENDS if key in phases}
+    steps = {name: (by_phase, step) for name, step in ends.items()}
+    steps |= {f"step-{step}": (path, step) for step in save_step}
+    made = {name: way.at(step, small, large) for name, (way, step) in steps.items()}
     told = {
         name: {
             "small": one.small,
             "large": one.large,
             "step": step,
-            "of_steps": len(path.units),
-            "from_small": int((path.leaves > step).sum()),
-            "from_large": int((path.enters <= step).sum()),
-            "b_dec": "large" if step >= path.b_dec_step else "small",
+            "of_steps": len(way.units),
+            "from_small": int((way.leaves > step).sum()),
+            "from_large": int((way.enters <= step).sum()),
+            "b_dec": "large" if step >= way.b_dec_step else "small",
         }
-        for name, step in steps.items()
+        for name, (way, step) in steps.items()
     }
     return save_stitched(work, run, made, told)
 

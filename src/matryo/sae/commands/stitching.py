@@ -97,7 +97,7 @@ def compare_all(work: Work, pairs: Sequence[Pair]) -> "dict[Pair, Compared]":
 
 
 def walk_paths(work: Work, compared: "dict[Pair, Compared]", run: RunFolder) -> "tuple[dict[Pair, Way], Any]":
-    """The paths of pairs by every order, step by step, as the published paths and one table.
+    """The paths of pairs by every order, step by step, as the paths by the first and one table.
 
     Each path is kept when it is done, so that a resumed run goes on with the next.
     """
@@ -114,17 +114,26 @@ def walk_paths(work: Work, compared: "dict[Pair, Compared]", run: RunFolder) -> 
         small, large = work.saes[pair[0]], work.saes[pair[1]]
         n_small, n_large = small.config.n_latents, large.config.n_latents
         units = published(work, one)
-        paths[pair] = path_of(units, n_small, n_large)
         orders: tuple[Order, ...] = work.options.order
         for order in orders:
             file = kept / f"{number}-{order}.parquet"
+            ordered = units if order == "published" else _kept_order(work, pair, units, file.with_suffix(".json"))
+            path = path_of(ordered, n_small, n_large)
+            paths.setdefault(pair, path)
             if not file.is_file():
-                path = paths[pair] if order == "published" else path_of(_greedy(work, pair, units), n_small, n_large)
                 with progress(f"path {pair[0]} to {pair[1]}, {order}", work.site.tokens, "tokens") as bar:
                     trace = trace_path(path, small, large, work.site.batches(), bar.advance)
                 write_table(steps_table(pair, order, path, trace, model.losses(pair, path, trace)), file)
             tables.append(pq.read_table(file))
     return paths, pa.concat_tables(tables)
+
+
+def _kept_order(work: Work, pair: Pair, units: "list[Unit]", file: Path) -> "list[Unit]":
+    """The greedy order, kept as the numbers of the units in the published one."""
+    if not file.is_file():
+        number = {unit: at for at, unit in enumerate(units)}
+        write_text(file, json.dumps([number[unit] for unit in _greedy(work, pair, units)]))
+    return [units[at] for at in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def published(work: Work, one: "Compared") -> "list[Unit]":

@@ -19,8 +19,9 @@ class StitchConfig:
     "What makes a latent novel: it lowers the error (ΔMSE < 0), or its largest cosine is at most the threshold."
     b_dec: Literal["small", "large"] = "small"
     "Whose b_dec stitched SAEs have: the smaller's until the last step (the paper), or the larger's from the first."
-    order: tuple[Order, ...] = ("published", "greedy")
-    "Paths, repeatable: published (all novel latents, then the swaps) or greedy (at each step what lowers MSE most)."
+    order: tuple[Order, ...] = ("greedy", "published")
+    "Paths, repeatable: greedy (novel latents, then at each step the swap that lowers MSE most for what it changes) or \
+published (swaps by cosine, then the rest)."
     assignment: bool = False
     "Also match latents one to one, with the largest sum of cosines (Hungarian method)."
     tokens: int = 50_000

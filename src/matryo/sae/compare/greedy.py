@@ -1,4 +1,4 @@
-"""The order in which each step lowers the error most, exactly, from the Gram matrix of what the steps do."""
+"""The order in which each step lowers the error most for what it changes, from the Gram matrix of what steps do."""
 
 from __future__ import annotations
 
@@ -26,15 +26,23 @@ def greedy_units(
     b_dec: str = "small",
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> list[Unit]:
-    """Units in greedy order: insertions and swaps mixed, then the rest; b_dec where it is.
+    """Units in greedy order: the insertions, then swaps and the rest mixed; b_dec where it is.
 
     Unit k changes the residual of token t by u_k(t) = Σ_{j enters} z_tj w_j − Σ_{i leaves} z_ti w_i. With r the
     smaller's residual, g_k = Σ_t u_k·r and G_kl = Σ_t u_k·u_l, doing k changes the squared error by
 
         Δ_k = G_kk − 2 g_k,     and then     g_l ← g_l − G_kl for all l.
 
-    The k of the least Δ_k is done, and so on. G is summed from products of activations, C_ab = Σ_t z_ta z_tb, as
-    C_ab (w_a·w_b): one pass over the tokens and no reconstruction per step.
+    The k of the least Δ_k / G_kk = 1 − 2 g_k / G_kk is done, and so on: the one that lowers the error most for what it
+    changes. Of the error when the units of a set S are done,
+
+        E(S) = E(∅) + Σ_{k∈S} (Δ_k + Σ_{l≠k} G_kl) − Σ_{k∈S, l∉S} G_kl,
+
+    only the last sum depends on what is still to be done. It is negative where units that write the same, one leaving
+    and one entering, are torn apart: that is why the error rises inside a path, and an order can only keep such units
+    close together. The least Δ_k itself does so less well, and so does a rest kept for the end (docs/log.md). G is
+    summed from products of activations, C_ab = Σ_t z_ta z_tb, as C_ab (w_a·w_b): one pass over the tokens and no
+    reconstruction per step.
 
     Raises:
         ValueError: the co-activations could need more memory than there should be.
@@ -42,17 +50,18 @@ def greedy_units(
     n_small, n = small.config.n_latents, small.config.n_latents + large.config.n_latents
     rows = torch.cat([-small.W_dec, large.W_dec]).detach()
     gram, along = _gram(small, large, rows, batches, b_dec, advance)
-    phases = [[u for u in units if u.phase in ("insert", "swap")], [u for u in units if u.phase == "rest"]]
+    phases = [[u for u in units if u.phase == "insert"], [u for u in units if u.phase in ("swap", "rest")]]
     chosen = [unit for phase in phases for unit in phase]
     member = _membership(chosen, n_small, n)
     gram, along = (member.T @ gram @ member).tocsc(), member.T @ along
     own, order, first = gram.diagonal(), [], 0
+    size = np.where(own > 0, own, 1.0)  # a unit of silent latents changes nothing
     for phase in phases:
         left = np.zeros(len(chosen), dtype=bool)
         left[first : first + len(phase)] = True
         first += len(phase)
         for _ in phase:
-            at = int(np.where(left, own - 2 * along, np.inf).argmin())
+            at = int(np.where(left, (own - 2 * along) / size, np.inf).argmin())
             left[at] = False
             order.append(chosen[at])
             column = slice(gram.indptr[at], gram.indptr[at + 1])

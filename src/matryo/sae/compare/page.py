@@ -66,7 +66,9 @@ def write_page(
         page.section("Control: one size, different seeds", report.table(HEADERS, rows), CONTROL)
     page.section("Novel and reconstruction latents", report.figure(_counts([*compared, *controls]), COUNTS))
     if steps is not None:
-        page.section("Paths", *_path_figures(steps, compared, chains), PATHS)
+        page.section(
+            "Paths", report.table(*_path_rows(steps, compared, scores)), *_path_figures(steps, compared, chains), PATHS
+        )
     for one in compared:
         page.section(f"{one.small} → {one.large}", report.figure(_scatter(one), _scatter_caption(one)))
     page.write(file)
@@ -87,12 +89,12 @@ COUNTS = (
     "active on the tokens measured; reconstruction: all others."
 )
 PATHS = (
-    "A path begins at the smaller SAE and ends at the larger one. published: all novel latents enter, then connected "
-    "components of the similarity graph change places, then what no edge holds leaves and enters, at last b_dec is "
-    "replaced. "
-    "greedy: at every step the insertion or swap that lowers MSE most. FVU and L0 are exact at each step; "
-    "cross-entropy is "
-    "measured at the points drawn."
+    "A path begins at the smaller SAE and ends at the larger one. greedy: all novel latents enter, then connected "
+    "components of the similarity graph change places, mixed with what no edge holds, at each step the one that "
+    "lowers MSE most for what it changes. published: novel latents by ΔMSE, components by cosine, then what no edge "
+    "holds. At last b_dec is replaced. FVU and L0 are exact at each step; cross-entropy is measured at the points "
+    "drawn. The error rises on the way where latents that stand for one another are torn apart; SAEs that share few "
+    "latents have many of those."
 )
 
 
@@ -199,6 +201,24 @@ def _counts(compared: Sequence[Compared]) -> str:
         axes.set_xticks(np.arange(len(names)), names, rotation=0 if len(names) <= 4 else 60, ha="center", fontsize=8)
 
     return figures.svg(draw, "", "latents of the larger SAE", legend=True, size=(6.4, 3.4))
+
+
+def _path_rows(
+    steps: pa.Table, compared: Sequence[Compared], scores: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> tuple[list[Any], list[list[Any]]]:
+    """Where each path starts, stands and ends: header and rows."""
+    orders = list(dict.fromkeys(steps["order"].to_pylist()))
+    heads = ["smaller → larger", "order", "FVU of the smaller", ("novel in", "FVU with all novel latents added")]
+    heads += [("highest", "largest FVU on the way"), "FVU of the larger", ("steps up %", "steps that raise MSE")]
+    rows = []
+    for one in compared:
+        score = scores[_pair(one)]
+        for order in orders:
+            stands = [score.get(key) for key in ("fvu_small", "fvu_inserted", f"{order}_fvu_highest", "fvu_large")]
+            up = score.get(f"{order}_steps_up")
+            shown = [None if value is None else f"{value:.4f}" for value in stands]
+            rows.append([f"{one.small} → {one.large}", order, *shown, None if up is None else 100 * up])
+    return heads, rows
 
 
 def _path_figures(steps: pa.Table, compared: Sequence[Compared], chains: Sequence[Sequence[str]]) -> list[Any]:

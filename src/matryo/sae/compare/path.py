@@ -222,10 +222,12 @@ def measured_steps(path: Path, points: int) -> list[int]:
     """Steps at which what costs a run of the model is measured: evenly spaced, and the ends of phases."""
     last = len(path.units)
     phases = ["start", *(unit.phase for unit in path.units)]
-    ends = {s for s in range(last) if phases[s] != phases[s + 1] and phases[s] in ("start", "insert", "swap")}
-    published = len(ends) <= 3
     even = np.linspace(0, last, points).round().astype(int).tolist()
-    chosen = {0, last} | (ends if published else set())
+    chosen = {0, last}
+    for name in ("insert", "swap"):
+        at = [step for step, phase in enumerate(phases) if phase == name]
+        if at and at[-1] - at[0] + 1 == len(at):  # in greedy order swaps have no end of their own
+            chosen.add(at[-1])
     while len(chosen) < min(points, last + 1):
         # The evenly spaced step that is farthest from those chosen.
         chosen.add(max(even if set(even) - chosen else range(last + 1), key=lambda s: min(abs(s - c) for c in chosen)))

@@ -127,11 +127,11 @@ def _joined(parts: Sequence[pa.Table]) -> pa.Table:
 
 
 def phase_scores(steps: pa.Table) -> dict[tuple[str, str], dict[str, float]]:
-    """For each pair, where its paths stand when a phase is over, and how many steps raised the error.
+    """For each pair, where its paths stand when a phase is over, and how far the error rises on the way.
 
-    inserted: all novel latents are in; swapped: the components have changed places. `insertion_mse_change` is
-    MSE_inserted / MSE_small − 1. Only the published order has these; `…_steps_up` is the share of all steps that
-    raised MSE.
+    inserted: all novel latents are in; swapped: the components have changed places, which only the published order
+    has. `insertion_mse_change` is MSE_inserted / MSE_small − 1. By order, `…_fvu_highest` is the largest FVU of the
+    path, `…_steps_up` the share of its steps that raised MSE.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
     columns = {
@@ -142,10 +142,9 @@ def phase_scores(steps: pa.Table) -> dict[tuple[str, str], dict[str, float]]:
         one = {name: values[mine] for name, values in columns.items()}
         scores = found.setdefault((str(small), str(large)), {})
         scores[f"{order}_steps_up"] = float((np.diff(one["mse"]) > 0).mean())
-        if order != "published":
-            continue
-        last = 0
-        for phase, name in (("insert", "inserted"), ("swap", "swapped")):
+        scores[f"{order}_fvu_highest"] = float(one["fvu"].max())
+        last, ends = 0, (("insert", "inserted"), ("swap", "swapped"))
+        for phase, name in ends if order == "published" else ends[:1]:
             last = max(last, int(np.flatnonzero(one["phase"] == phase).max(initial=0)))
             scores |= {f"fvu_{name}": float(one["fvu"][last]), f"l0_{name}": float(one["l0"][last])}
             if phase == "insert":

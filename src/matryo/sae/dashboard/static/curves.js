@@ -11,7 +11,7 @@ function load({ library: script, sheet: style }) {
   });
 }
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const told = value => value === null || value === undefined ? '–' : Number.isInteger(value) ? value.toLocaleString('en') : String(+value.toPrecision(4));
+const told = value => value === null || value === undefined ? '–' : Number.isInteger(value) ? value.toLocaleString('en') : value !== 0 && Math.abs(value) < 1e-4 ? value.toExponential(3) : String(+value.toPrecision(4));
 
 function nearest(x, step) {
   let low = 0, high = x.length - 1;
@@ -52,9 +52,9 @@ export async function start(mark) {
   function options(chart, place) {
     const axis = { stroke: () => css('--quiet'), grid: { stroke: () => css('--line'), width: 1 }, ticks: { stroke: () => css('--line'), width: 1 }, font: '11px system-ui, sans-serif' };
     return {
-      width: width(place), height: 240, legend: { show: false }, padding: [8, 8, 0, 0],
-      scales: { x: { time: false }, y: { distr: chart.log ? 3 : 1 } },
-      axes: [{ ...axis, size: 34 }, { ...axis, size: 62, values: (_, ticks) => ticks.map(tick => tick === null ? '' : String(+tick.toPrecision(4))) }],
+      width: width(place), height: 240, legend: { show: false }, padding: [8, 18, 0, 0],
+      scales: { x: { time: false }, y: chart.log ? { distr: 3 } : { range: (_, min, max) => max > min ? uPlot.rangeNum(min, max, 0.1, true) : max ? uPlot.rangeNum(0, max, 0.1, true) : [0, 1] } },
+      axes: [{ ...axis, size: 34 }, { ...axis, size: 62, values: (_, ticks) => ticks.map(tick => tick === null ? '' : told(tick)) }],
       series: [{}, ...chart.curves.map(({ series }) => ({
         label: view.series[series].name, show: !hidden.has(series), stroke: () => css(`--c${series % COLOURS}`), width: 1.5,
         dash: Math.floor(series / COLOURS) % 2 ? [6, 4] : undefined, points: { show: chart.curves.every(one => one.x.length < 40), size: 4 },

@@ -14,11 +14,11 @@ from matryo.sae.dashboard.views.query import Query
 
 TABS = {
     "top": "strongest",
-    "intervals": "by interval of the activation",
-    "quantiles": "by quantile of the firings",
-    "random": "drawn at random",
-    "weakest": "just above the threshold",
-    "silent": "silent on its own token",
+    "intervals": "by interval",
+    "quantiles": "by quantile",
+    "random": "at random",
+    "weakest": "weakest",
+    "silent": "silent on its token",
 }
 """The ways of choosing."""
 

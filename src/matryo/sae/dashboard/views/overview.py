@@ -17,9 +17,18 @@ DUPLICATE = 0.95
 LEAST_FIRINGS = 20
 """Of latents that are put forward: with fewer, their numbers are noise."""
 
+ENOUGH_FIRINGS = 128
+"""More do not make a latent better worth seeing."""
+
+FREQUENT = 50
+"""The most frequent token ids of a text, on which a latent says little that a reader wants to see first."""
+
+PARENT_BITS = 6.0
+"""Largest entropy of the tokens of a parent that is put forward: of one that is active on anything, nothing is seen."""
+
 
 def home_view(index: Index) -> dict[str, Any]:
-    """All SAEs of the index, and what was indexed."""
+    """All SAEs of the index, those with levels first, and what was indexed."""
     told = index.manifest
     return {
         "saes": [
@@ -33,9 +42,9 @@ def home_view(index: Index) -> dict[str, Any]:
                 "dead": sae.told["dead"],
                 "role": sae.told["role"],
                 "run": sae.told["run"],
-                "start": [chip(sae, i) for i in worth_seeing(sae, 8)],
+                "start": [_with_parent(sae, i) for i in worth_seeing(sae, 8)],
             }
-            for name, sae in index.saes.items()
+            for name, sae in sorted(index.saes.items(), key=lambda one: len(one[1].lengths) == 1)
         ],
         "corpus": index.corpus.about(),
         "about": {key: told["about"][key] for key in told["about"] if key != "lm_identity"},
@@ -45,11 +54,17 @@ def home_view(index: Index) -> dict[str, Any]:
     }
 
 
+def _with_parent(sae: IndexedSAE, latent: int) -> dict[str, Any]:
+    parent = int(sae.stats["parent"][latent])
+    return chip(sae, latent) | {"parent": chip(sae, parent) if parent >= 0 else None}
+
+
 def worth_seeing(sae: IndexedSAE, count: int) -> list[int]:
     """Latents to begin with: often active on few token ids, mostly on a word, and with a parent where there are levels.
 
-    By falling firings / 2^entropy, among those active on at least LEAST_FIRINGS tokens with an entropy of at most 4
-    bits whose most frequent token has three letters or more; one for each such token.
+    By falling min(firings, ENOUGH_FIRINGS) / 2^entropy, among those active on at least LEAST_FIRINGS tokens with an
+    entropy of at most 4 bits whose most frequent token has three letters or more; one for each such token. As far as
+    that leaves enough, the FREQUENT most frequent ids are passed over, and parents of more than PARENT_BITS.
     """
     stats, corpus = sae.stats, sae.index.corpus
     ids, which = np.unique(stats["top_token"], return_inverse=True)
@@ -57,8 +72,14 @@ def worth_seeing(sae: IndexedSAE, count: int) -> list[int]:
     fit = (stats["firings"] >= LEAST_FIRINGS) & (stats["entropy"] <= 4) & words[which]
     if len(sae.lengths) > 1 and (fit & (stats["parent"] >= 0)).any():
         fit &= stats["parent"] >= 0
+    common = np.isin(ids, np.argsort(-corpus.counts, kind="stable")[:FREQUENT])
+    told = (stats["parent"] < 0) | (stats["entropy"][stats["parent"]] <= PARENT_BITS)
+    for rarer in (fit & told & ~common[which], fit & told, fit & ~common[which]):
+        if len(np.unique(stats["top_token"][rarer])) >= count:
+            fit = rarer
+            break
     places = np.flatnonzero(fit)
-    score = np.log2(stats["firings"][places]) - stats["entropy"][places]
+    score = np.log2(np.minimum(stats["firings"][places], ENOUGH_FIRINGS)) - stats["entropy"][places]
     order = places[np.lexsort((places, -score))]
     _, first = np.unique(stats["top_token"][order], return_index=True)
     return order[np.sort(first)][:count].tolist()
