@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from matryo.sae.commands.options import stored_options
 from matryo.sae.sources import NamedSAE, read_saes, runs_of, sources_of
-from matryo.spine.config import diff, to_dict
+from matryo.spine.config import diff, read_toml, to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import RunFolder
 
