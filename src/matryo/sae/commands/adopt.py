@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import check_text, token_rows
 from matryo.sae.commands.options import TextOptions
-from matryo.sae.commands.train import sae_metadata
+from matryo.sae.commands.training_data import sae_metadata
 from matryo.sae.sources import read_saes, settled
 from matryo.spine.config import to_dict
 from matryo.spine.progress import say

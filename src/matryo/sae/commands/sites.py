@@ -87,7 +87,7 @@ def _of_runs(saes: Sequence[NamedSAE]) -> tuple[dict[str, Any], Path]:
 
 def _data(saes: Sequence[NamedSAE], data: str) -> tuple[dict[str, Any], Path | None]:
     from matryo.sae.commands.options import TrainOptions
-    from matryo.sae.commands.train import stored_data
+    from matryo.sae.commands.training_data import stored_data
     from matryo.sae.lm import transformer_lens_name
 
     place = Path(data).resolve()

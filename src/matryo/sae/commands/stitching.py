@@ -1,5 +1,6 @@
 """What `stitch` and `family` do alike: compare pairs of SAEs, walk their paths, and write what was found."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -2,29 +2,25 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from matryo.sae.commands.harvest import check_text, token_rows
 from matryo.sae.commands.options import TrainOptions, part, resume_line
 from matryo.sae.commands.sharing import Mode, Together, open_run, together
+from matryo.sae.commands.training_data import StreamedData, TrainingData, stored_data
 from matryo.sae.train.config import TrainConfig
 from matryo.spine.config import from_toml
-from matryo.spine.errors import unknown
 from matryo.spine.progress import progress, say
-from matryo.spine.run import RunFolder, read_run
+from matryo.spine.run import RunFolder
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from matryo.sae.train import TrainResult
-    from matryo.sae.train.parallel import Parallel
 
 
 def train(
@@ -98,7 +94,7 @@ def train_run(
         # `runs/latest` will be this run in a moment.
         options = replace(options, data=harvested)
     # Whatever can be refused without a run folder is refused before there is one.
-    stored, stream = (stored_data(options), None) if options.data else (None, _Stream(options))
+    stored, stream = (stored_data(options), None) if options.data else (None, StreamedData(options))
     grid = options.grid((stored or stream).d_in)  # pyright: ignore[reportOptionalMemberAccess]
     saes = parallel.build({cfg.name: cfg for cfg in grid}, options.device)
 
@@ -139,138 +135,13 @@ def train_run(
     return run.path, True
 
 
-def _outputs(data: "_Data", result: "TrainResult", run: Path) -> dict[str, Any]:
+def _outputs(data: TrainingData, result: "TrainResult", run: Path) -> dict[str, Any]:
     """What a run says of its data and its end."""
     outputs = {"site": data.site, "lm": data.lm, "steps": result.steps, "tokens": result.tokens}
     outputs |= {"seconds": result.seconds, "scale": result.scale}
     # Relative to this run, so that a folder of runs can be moved.
     outputs |= {key: path and os.path.relpath(path, run) for key, path in data.places.items()}
     return outputs | {"last": result.last}
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Where a run's activations come from, and what is known of them."""
-
-    batches: Iterable[Any]
-    batches_per_pass: float
-    calibration: "list[Tensor] | None"
-    d_in: int
-    metadata: dict[str, Any]
-    site: str | None = None
-    lm: str | None = None
-    rows: str | None = None
-    store: str | None = None
-
-    @property
-    def places(self) -> dict[str, str | None]:
-        """Where the token rows and the store are."""
-        return {"rows": self.rows, "store": self.store}
-
-
-def stored_data(options: TrainOptions) -> _Data:
-    """The activations that --data names, shuffled for training."""
-    from matryo.sae.activations import CALIBRATION_TOKENS
-    from matryo.sae.lm.load import usable_device
-    from matryo.sae.store import ShuffledBatches, in_order, open_activations
-
-    usable_device(options.device)
-    file, hash_sign, key = str(options.data).partition("#")
-    source, site, about = str(Path(file).resolve()) + hash_sign + key, None, {}
-    if Path(file).is_dir() and not (Path(file) / "store.json").is_file():
-        run = read_run(Path(file))
-        sites: dict[str, str] = run.outputs.get("sites", {})
-        site = _one_site(options.site, sites, run.path)
-        about = {"lm": run.outputs["lm"], "rows": str(run.path / run.outputs["rows"])}
-        source = str(run.path / sites[site])
-    table = open_activations(source)
-    rows = len(table.rows("train"))
-    batches = ShuffledBatches(table, "train", min(options.batch_size, rows), options.seed)
-    known = table.identity()
-    return _Data(
-        batches=batches,
-        batches_per_pass=len(batches),
-        calibration=list(in_order(table, "calibration", 4096, CALIBRATION_TOKENS)),
-        d_in=table.d_in,
-        metadata=sae_metadata(about.get("lm"), site, known.get("row_length"), known.get("text", [])),
-        site=site,
-        rows=about.get("rows"),
-        lm=about.get("lm"),
-        store=source,
-    )
-
-
-class _Stream:
-    """Activations straight from the model: everything but the text is checked at once."""
-
-    def __init__(self, options: TrainOptions) -> None:
-        from matryo.sae.activations import site_width
-        from matryo.sae.lm import load_lm, resolve_site
-
-        if len(options.site) != 1:
-            sites = " ".join(options.site) or "not given"
-            raise ValueError(f"site is {sites}; expected one --site to stream from, or --data with a store")
-        check_text(options)
-        self.options = options
-        self.lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
-        self.site = resolve_site(self.lm, options.site[0]).name
-        self.d_in = site_width(self.lm, self.site, options.row_length)
-
-    def open(self, run: Path, parallel: "Parallel") -> _Data:
-        """Pack the text into rows of the run folder, and stream them."""
-        from matryo.sae.activations import ActivationStream, capture_batches
-
-        options, lm, site = self.options, self.lm, self.site
-        parallel.from_first(lambda: bool(token_rows(options, lm, run)))
-        splits, texts = token_rows(options, lm, run)
-        training, aside = splits["train"], splits.get("calibration")
-        if training.n_tokens < options.batch_size:
-            raise ValueError(
-                f"batch_size is {options.batch_size}; expected at most {training.n_tokens}, the tokens of training "
-                "text: lower it, or read more text"
-            )
-        return _Data(
-            batches=ActivationStream(
-                lm, training, site, options.batch_size, buffer_tokens=options.buffer_tokens, seed=options.seed
-            ),
-            batches_per_pass=len(training.tokens) * (options.row_length - 1) / options.batch_size,
-            calibration=capture_batches(lm, aside, site, options.batch_size) if aside else None,
-            d_in=self.d_in,
-            metadata=sae_metadata(options.lm, site, options.row_length, texts),
-            site=site,
-            rows=str((run / "rows").resolve()),
-            lm=options.lm,
-        )
-
-
-def sae_metadata(
-    lm: str | None, site: str | None, row_length: int | None, texts: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """SAELens' metadata keys for a folder; sites under the names it uses."""
-    from matryo.sae.lm import transformer_lens_name
-
-    return {
-        "model_name": lm,
-        "hook_name": site and transformer_lens_name(site),
-        "hook_head_index": None,
-        "prepend_bos": True,
-        "context_size": row_length,
-        "dataset_path": ", ".join(str(text.get("spec", "")) for text in texts) or None,
-        "model_from_pretrained_kwargs": {},
-        "exclude_special_tokens": False,
-        "seqpos_slice": None,
-        "neuronpedia_id": None,
-    }
-
-
-def _one_site(wanted: tuple[str, ...], sites: dict[str, str], path: Path) -> str:
-    if not sites:
-        raise ValueError(f"{path} holds no activations; expected a run of `matryo sae harvest`")
-    if not wanted and len(sites) == 1:
-        return next(iter(sites))
-    if len(wanted) != 1 or wanted[0] not in sites:
-        raise unknown(f"site of {path}", " ".join(wanted) or "(none)", sites, fix="name one with --site")
-    return wanted[0]
 
 
 def _harvest_of(options: TrainOptions) -> str | None:
