@@ -48,6 +48,8 @@ def evaluate(
     saebench
         Also write results in SAEBench's own format into this folder.
     """
+    if saebench is not None:
+        saebench.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is said before the work
     path, found = evaluate_run(run, options or EvaluateOptions(), runs)
     say(as_text(found))
     if saebench is not None:
