@@ -74,6 +74,8 @@ def check_comparable(saes: Sequence[NamedSAE]) -> None:
     Raises:
         ValueError: they are not; what differs is named.
     """
+    from matryo.sae.lm.sites import one_name
+
     first = saes[0]
     for one in saes:
         if one.sae.config.transcoder:
@@ -81,7 +83,8 @@ def check_comparable(saes: Sequence[NamedSAE]) -> None:
         for what, mine, other in zip(
             ("width", "model", "site", "normalisation"), _told(one), _told(first), strict=True
         ):
-            if None not in (mine, other) and mine != other:
+            same = mine == other or (what == "site" and None not in (mine, other) and one_name(mine) == one_name(other))
+            if None not in (mine, other) and not same:
                 raise ValueError(
                     f"{first.name} is of {what} {other}, {one.name} of {mine}; expected SAEs of the same: only "
                     "latents of the "
