@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from cyclopts import (
     App,
@@ -48,6 +48,7 @@ def layer(command: App, commands: tuple[str, ...], arguments: ArgumentCollection
     """
     from matryo.spine.config import flatten, read_toml  # late: help needs none of it
 
+    _check_whole_numbers(arguments)
     if _config_file is not None:
         values = flatten(read_toml(_config_file))
         for key in values:
@@ -62,6 +63,15 @@ def layer(command: App, commands: tuple[str, ...], arguments: ArgumentCollection
                 recipe = flatten(import_module(f"matryo.{commands[0]}.recipes").recipe(name))
                 values = {key: value for key, value in recipe.items() if _takes(arguments, key)}
                 update_argument_collection(values, f"recipe {name}", arguments, root_keys=(), allow_unknown=False)
+
+
+def _check_whole_numbers(arguments: ArgumentCollection) -> None:
+    """Refuse what cyclopts would round: a wrong value is better said than changed. 2.0 and 1e6 are whole."""
+    for argument in arguments:
+        kinds = {argument.hint, *get_args(argument.hint)}
+        for token in argument.tokens if int in kinds and float not in kinds else ():
+            if re.fullmatch(r"[+-]?\d*\.\d*[1-9]\d*", token.value):
+                raise ValueError(f"{argument.name} is {token.value}; expected a whole number")
 
 
 def _takes(arguments: ArgumentCollection, key: str) -> bool:

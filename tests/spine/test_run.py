@@ -231,3 +231,14 @@ def test_a_run_with_letters_of_any_alphabet_is_read_whatever_the_locale(tmp_path
     told = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     done = subprocess.run([sys.executable, "-c", ask, str(path)], env=told, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ascii({"store": "Größe-雪"})
+
+
+def test_a_log_sink_that_cannot_be_used_is_said_in_one_line(tmp_path, monkeypatch):
+    def init(**_):
+        raise RuntimeError("no API key")
+
+    module = type(sys)("wandb")
+    monkeypatch.setattr(module, "init", init, raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with pytest.raises(ValueError, match=r"log sink 'wandb' cannot be used \(no API key\)"):
+        RunFolder.create(tmp_path, "first", "sae train", Config(), sinks=["wandb"])

@@ -238,10 +238,13 @@ def is_run(folder: Path) -> bool:
 
 
 def _of(one: NamedSAE) -> tuple[Any, ...]:
+    from matryo.sae.lm.sites import one_name
+
     told = one.metadata
+    site = told.get("hook_name")
     processing = (one.run.outputs.get("processing") if one.run else None) or told.get("model_from_pretrained_kwargs")
     centred = "centred weights" if (processing or {}).get("center_writing_weights") else "none"
-    return one.sae.W_dec.shape[1], told.get("model_name"), told.get("hook_name"), centred
+    return one.sae.W_dec.shape[1], told.get("model_name"), site and one_name(site), centred
 
 
 def _read(place: Place) -> NamedSAE:

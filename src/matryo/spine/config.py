@@ -5,9 +5,9 @@ import hashlib
 import json
 import os
 import tomllib
-import types
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
@@ -15,7 +15,6 @@ import tomli_w
 from matryo.spine.errors import unknown
 
 T = TypeVar("T")
-NoneType = type(None)
 
 
 def to_dict(value: Any) -> Any:
@@ -51,7 +50,7 @@ def _read(hint: Any, value: Any, where: str, field: str) -> Any:
     origin, arms = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return _read_fields(hint, value, where, f"{field}." if field else "")
-    if origin in (Union, types.UnionType):
+    if origin in (Union, UnionType):
         if NoneType in arms and (value is None or (value == "none" and str not in arms)):
             return None
         for arm in sorted((a for a in arms if a is not NoneType), key=lambda arm: arm is float):

@@ -31,9 +31,7 @@ class NoSpaceError(OSError):
 
 def check_space(path: Path, need_bytes: int, what: str) -> None:
     """Raise NoSpaceError if the file system of `path`, which need not exist yet, has less than `need_bytes` free."""
-    here = path.absolute()
-    while not here.exists():
-        here = here.parent
+    here = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     free = shutil.disk_usage(here).free
     if free < need_bytes:
         sizes = f"{human_bytes(need_bytes)} needed, {human_bytes(free)} free in {here}"

@@ -38,11 +38,11 @@ class RunFolder:
     def __init__(self, path: Path, config: Any, begun: dict[str, Any], sinks: Sequence[Any]):
         self.path, self._config, self._begun, self._clock = path, config, begun, time.monotonic()
         self._session = 1 + max((row["session"] for row in read_metrics(path)), default=0)
+        self._sinks = [_open_sink(module, path, config) for module in sinks]
         self._lock = _lock(path / "lock")
         self._metrics = os.open(path / "metrics.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         if (size := os.fstat(self._metrics).st_size) and os.pread(self._metrics, 1, size - 1) != b"\n":
             os.write(self._metrics, b"\n")  # the process before died in the middle of a line
-        self._sinks = [_open_sink(module, path, config) for module in sinks]
 
     @classmethod
     def create(
@@ -201,7 +201,10 @@ def _sink_module(name: str) -> Any:
 def _open_sink(module: Any, path: Path, config: Any) -> tuple[Callable[[dict[str, Any]], Any], Callable[[], Any]]:
     """Open a further place for the logged numbers: a function that takes a row, and one that closes."""
     if not hasattr(module, "SummaryWriter"):
-        tracker = module.init(project="matryo", name=path.name, config=to_dict(config))
+        try:
+            tracker = module.init(project="matryo", name=path.name, config=to_dict(config))
+        except Exception as error:  # such as no account: their errors share no base class
+            raise ValueError(f"log sink {module.__name__!r} cannot be used ({error}): set it up first") from error
         return lambda row: tracker.log(row, step=row.get("step")), tracker.finish
     board = module.SummaryWriter(str(path / "tensorboard"))
 

@@ -130,7 +130,7 @@ def test_refused_in_one_line_without_a_run(line, words, folder, monkeypatch, cap
 def test_a_file_that_tells_of_another_model_or_site_is_quoted(folder, monkeypatch, capsys, tmp_path):
     sae = build(SAEConfig(kind="relu", d_in=256, n_latents=9)).eval()
     sae.save(tmp_path / "far", {"hook_name": "blocks.3.hook_resid_post", "model_name": "gpt2-small"})
-    sae.save(tmp_path / "near", {"hook_name": "blocks.1.hook_resid_pre", "model_name": "someone/TINY"})
+    sae.save(tmp_path / "near", {"hook_name": "blocks.0.hook_resid_post", "model_name": "someone/TINY"})
     line = f"sae adopt {tmp_path}/far {tmp_path}/near {TEXT} --site blocks.1.resid_pre --runs {tmp_path / 'runs'}"
     code, said = run(line, folder, monkeypatch, capsys)
     assert code == 0, said.err

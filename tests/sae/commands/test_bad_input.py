@@ -73,6 +73,11 @@ CASES = {
     "no penalty": ("evaluate . --absorption-sparse-l1 -1", "absorption_sparse_l1 is -1.0; expected a number of 0"),
     "rows too long": (f"harvest {SMALL.replace('32', '300')}", "rows of 300 tokens: tiny takes at most 256"),
     "seed": ("train --data acts.npy --n-latents 20 --k 2 --sae-seed 99999999999999999999", "seed is 9{20}; expected"),
+    "half a token": (f"harvest {SMALL.replace('3000', '1.5')}", "--tokens is 1.5; expected a whole number"),
+    "half a latent": ("train --data acts.npy --n-latents 20 --n-latents 31.5", "--n-latents is 31.5; expected a whole"),
+    "no numbers": ("train --data acts.npy --device meta", "device 'meta' cannot be used"),
+    "infinite rate": ("train --data acts.npy --lr inf", "lr is inf; expected a positive number"),
+    "no results": ("evaluate . --saebench text.txt", "text.txt: File exists"),
     "wrong demo": ("demo --lm gpt2", "gpt2.*smollm2.*tiny"),
 }
 
@@ -125,7 +130,7 @@ def test_streaming_trains_without_a_store(folder, monkeypatch, capsys, tmp_path)
 def test_streamed_text_shorter_than_a_batch(folder, monkeypatch, capsys, tmp_path):
     line = f"sae train {SMALL.replace('3000', '60')} --n-latents 20 --k 4 --runs {tmp_path / 'runs'}"
     code, said = run(line, folder, monkeypatch, capsys)
-    assert code == 2 and "batch_size is 2048; expected at most 62, the tokens of training text" in said.err
+    assert code == 2 and "batch_size is 2048; expected at most 62, all tokens to train on" in said.err
 
 
 def test_a_terminal_without_the_characters_of_a_result_costs_nothing(folder, tmp_path):

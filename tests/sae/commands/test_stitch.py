@@ -96,6 +96,14 @@ def test_a_weight_file_belongs_to_the_run_it_lies_in(folder, monkeypatch, capsys
     assert code == 0, said.err
 
 
+def test_the_stream_after_a_block_is_that_before_the_next(folder, monkeypatch, capsys, tmp_path):
+    for name, n, hook in (("after", 20, "blocks.0.hook_resid_post"), ("before", 45, "blocks.1.hook_resid_pre")):
+        SAE.load(folder / sae(n)).save(tmp_path / name, {"hook_name": hook, "model_name": "tiny"})
+    line = f"sae stitch {tmp_path}/after {tmp_path}/before --data acts.npy --threshold 0.5 --runs {tmp_path}"
+    code, said = run(line, folder, monkeypatch, capsys)
+    assert code == 0, said.err
+
+
 def test_other_kinds_and_prefixes(folder, monkeypatch, capsys, tmp_path):
     nested = "b/latest/saes/batch_topk-24-k3-levels6_12_24-s0"
     for small, large in ((f"{nested}@12", "c/latest/saes/topk-33-k3-s0"), ("c/latest/saes/relu-33-l1_5-s0", sae(45))):

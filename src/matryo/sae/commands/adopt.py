@@ -107,13 +107,13 @@ def _site(found: "dict[str, Foreign]", given: str | None) -> str:
 
 def _elsewhere(one: "Foreign", lm: "LM", site: str) -> list[str]:
     """What an SAE's own file says of model and site where that is not what it is measured on."""
-    from matryo.sae.lm import transformer_lens_name
+    from matryo.sae.lm.sites import one_name
 
     told = {"model": one.metadata.get("model_name"), "site": one.metadata.get("hook_name")}
     model = lm.name.partition("@")[0].rpartition("/")[2].casefold()
     if told["model"] and str(told["model"]).rpartition("/")[2].casefold().removesuffix("-small") == model:
         del told["model"]
-    if told["site"] in (site, transformer_lens_name(site)):
+    if told["site"] and one_name(str(told["site"])) == one_name(site):
         del told["site"]
     used = {"model": lm.name, "site": site}
     return [

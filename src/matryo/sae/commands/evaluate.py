@@ -36,7 +36,6 @@ def evaluate(
     --------
         matryo sae evaluate runs/latest --ce-tokens 1024
         matryo sae evaluate --run runs/latest --tasks reconstruction --saebench saebench-results
-        matryo sae evaluate runs/latest runs/latest@64 --ce-tokens 0
 
     Parameters
     ----------
@@ -48,6 +47,8 @@ def evaluate(
     saebench
         Also write results in SAEBench's own format into this folder.
     """
+    if saebench is not None:
+        saebench.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is said before the work
     path, found = evaluate_run(run, options or EvaluateOptions(), runs)
     say(as_text(found))
     if saebench is not None:

@@ -93,11 +93,8 @@ class StreamedData:
         parallel.from_first(lambda: bool(token_rows(options, lm, run)))
         splits, texts = token_rows(options, lm, run)
         training, aside = splits["train"], splits.get("calibration")
-        if training.n_tokens < options.batch_size:
-            raise ValueError(
-                f"batch_size is {options.batch_size}; expected at most {training.n_tokens}, the tokens of training "
-                "text: lower it, or read more text"
-            )
+        if (given := training.n_tokens) < options.batch_size:
+            raise ValueError(f"batch_size is {options.batch_size}; expected at most {given}, all tokens to train on")
         return TrainingData(
             batches=ActivationStream(
                 lm, training, site, options.batch_size, buffer_tokens=options.buffer_tokens, seed=options.seed

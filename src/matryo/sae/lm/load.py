@@ -119,7 +119,7 @@ def usable_device(device: str) -> torch.device:
 
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
+        torch.zeros(1, device=place).item()  # "meta" holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         reason = f" ({reason})" if len(reason) < 80 else ""

@@ -34,6 +34,13 @@ def transformer_lens_name(site: str) -> str:
     return f"blocks.{match[1]}.{theirs.get(match[2], match[2])}" if match else site
 
 
+def one_name(site: str) -> str:
+    """TransformerLens' name of a site, the stream after a block being the stream before the next one."""
+    name = transformer_lens_name(site)
+    after = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", name)
+    return f"blocks.{int(after[1]) + 1}.hook_resid_pre" if after else name
+
+
 @dataclass(frozen=True)
 class Site:
     """A place in a model: the first input or the (first) output of one of its modules.

@@ -42,7 +42,7 @@ class TrainConfig:
         """Check every value."""
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; expected a whole number of 1 or more")
-        if self.lr is not None and not self.lr > 0:
+        if self.lr is not None and not 0 < self.lr < math.inf:
             raise ValueError(f"lr is {self.lr}; expected a positive number, such as 3e-4")
         if self.moments not in ("float32", "bfloat16"):
             raise unknown("moments", self.moments, ("float32", "bfloat16"))
