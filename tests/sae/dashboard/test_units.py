@@ -211,8 +211,10 @@ def test_real_stitching_is_shown_as_its_tables_have_it(real, kind):
     assert told["status"] == {s: sum(r["status"] == s for r in mine) for s in {r["status"] for r in mine}}
     assert sum(told["status"].values()) == 12
     tested = [row for row in mine if row["delta_mse"] is not None and np.isfinite(row["delta_mse"])]
-    assert told["of"] == len(tested)
-    assert told["agree"] == sum((row["max_cosine"] < 0.5) == (row["delta_mse"] < 0) for row in tested)
+    firing = [row for row in tested if row["status"] != "silent"]
+    assert told["of"] == len(firing) == 12 - told["status"]["silent"] == 11
+    assert told["agree"] == sum((row["max_cosine"] < 0.5) == (row["delta_mse"] < 0) for row in firing)
+    assert told["linear"] == pytest.approx(np.median([abs(row["delta_mse"]) for row in firing]))
     novel = sorted((row for row in tested if row["delta_mse"] < 0), key=lambda row: row["delta_mse"])
     assert [r["latent"] for r in told["novel"]] == [row["latent"] for row in novel]
     assert {6, 8, NINE} <= {row["latent"] for row in novel}

@@ -78,19 +78,24 @@ def scatter(
     x_label: str,
     y_label: str,
     lines: Sequence[tuple[str, float]] = (),
+    linear: float | None = None,
 ) -> Markup:
-    """Points (x, y, class, link, tip) with axes; lines are ("x" or "y", value)."""
-    width, height, left, foot = 640, 380, 56, 34
+    """Points (x, y, class, link, tip) with axes; lines are ("x" or "y", value).
+
+    With `linear`, y is drawn as asinh(y / linear): logarithmic on either side of 0, linear below that size.
+    """
+    width, height, left, foot = 640, 380, 72, 34
     finite = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
     if not finite:
         return Markup('<p class="quiet">Nothing to draw.</p>')
+    scaled = (lambda y: math.asinh(y / linear)) if linear else float
     xs, ys = [p[0] for p in finite], [p[1] for p in finite]
-    box = [min(xs), max(xs), min(ys), max(ys)]
+    box = [min(xs), max(xs), scaled(min(ys)), scaled(max(ys))]
     spans = [(box[1] - box[0]) or 1.0, (box[3] - box[2]) or 1.0]
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + (width - left - 8) * (x - box[0]) / spans[0], height - foot - (height - foot - 8) * (
-            y - box[2]
+            scaled(y) - box[2]
         ) / spans[1]
 
     parts = [f'<rect class="frame" x="{left}" y="4" width="{width - left - 4}" height="{height - foot - 4}"/>']
@@ -99,7 +104,7 @@ def scatter(
             parts.append(
                 f'<line class="mark" x1="{at(value, 0)[0]:.1f}" x2="{at(value, 0)[0]:.1f}" y1="4" y2="{height - foot}"/>'
             )
-        if axis == "y" and box[2] <= value <= box[3]:
+        if axis == "y" and min(ys) <= value <= max(ys):
             parts.append(
                 f'<line class="mark" x1="{left}" x2="{width - 4}" y1="{at(0, value)[1]:.1f}" y2="{at(0, value)[1]:.1f}"/>'
             )
@@ -111,8 +116,8 @@ def scatter(
         f'<text x="{left}" y="{height - 18}">{number(float(box[0]))}</text>',
         f'<text x="{width - 4}" y="{height - 18}" text-anchor="end">{number(float(box[1]))}</text>',
         f'<text x="{(width + left) / 2}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>',
-        f'<text x="{left - 4}" y="14" text-anchor="end">{number(float(box[3]))}</text>',
-        f'<text x="{left - 4}" y="{height - foot}" text-anchor="end">{number(float(box[2]))}</text>',
+        f'<text x="{left - 4}" y="14" text-anchor="end">{number(float(max(ys)))}</text>',
+        f'<text x="{left - 4}" y="{height - foot}" text-anchor="end">{number(float(min(ys)))}</text>',
         f'<text x="12" y="{height / 2}" text-anchor="middle" transform="rotate(-90 12 {height / 2})">{escape(y_label)}</text>',
     ]
     return _svg("".join(parts), f"{y_label} against {x_label}, {len(finite):,} points", width, height, "group")

@@ -119,7 +119,8 @@ def number(value: Any) -> float | None:
 
 def _graph(sae: IndexedSAE, edges: Any, latent: int) -> dict[str, Any]:
     """The two-hop neighbourhood: the latent's meta-latents, and other latents that have them."""
-    metas = edges["meta_latent"][edges["latent"] == latent].tolist()
+    mine = chosen(edges, edges["latent"] == latent)
+    metas = mine["meta_latent"][np.argsort(-np.abs(mine["contribution"]), kind="stable")].tolist()
     links, others = [], []
     for meta in metas:
         for other in _members(edges, int(meta), 9):

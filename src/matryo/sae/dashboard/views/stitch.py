@@ -68,7 +68,7 @@ def _scatter(table: Columns, named: Mapping[str, Named], threshold: float) -> di
     mine = chosen(table, table["side"] == "large")
     told = {name: int((mine["status"] == name).sum()) for name in dict.fromkeys(mine["status"].tolist())}
     delta, cosine = mine["delta_mse"], mine["max_cosine"]
-    firing = np.isfinite(delta)
+    firing = np.isfinite(delta) & (mine["status"] != "silent")
     by_cosine, by_mse = cosine[firing] < threshold, delta[firing] < 0
     order = np.argsort(np.where(firing, delta, np.inf), kind="stable")
     shown = order if len(order) <= DRAWN else order[np.linspace(0, len(order) - 1, DRAWN).astype(int)]
@@ -76,6 +76,7 @@ def _scatter(table: Columns, named: Mapping[str, Named], threshold: float) -> di
         "status": told,
         "agree": int((by_cosine == by_mse).sum()),
         "of": int(firing.sum()),
+        "linear": float(np.median(np.abs(delta[firing]))) if firing.any() else None,
         "points": [
             [number(cosine[i]), number(delta[i]), str(mine["status"][i]), int(mine["latent"][i])] for i in shown
         ],
