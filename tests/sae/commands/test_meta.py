@@ -56,7 +56,8 @@ def test_a_run_is_taken_apart_with_pairs_and_families(folder, monkeypatch, capsy
     assert list(family["saes"]) == ["batch_topk-20-k3-s0", "batch_topk-31-k3-s0"]
     page = (made / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!#)|url\((?!#)|@import""", page)
-    assert "<svg" in page
+    assert "<svg" in page and "other dictionaries of its size" in page
+    assert "most active on" not in page, "no text was read"
 
 
 def test_tables_are_the_decomposition_of_the_saved_meta_sae(folder, monkeypatch, capsys, tmp_path):

@@ -74,7 +74,11 @@ def test_stitch_writes_tables_scores_report_and_saes(folder, monkeypatch, capsys
     assert SAE.load(made / "saes" / "step-3").config.n_latents == 23
     assert not (made / "kept").exists()
     page = (made / "report.html").read_text()
-    assert page.count("<figure>") >= 3 and "largest decoder cosine" in page
+    assert page.count("<figure>") >= 3 and "largest decoder cosine" in page and "FVU along the way" in page
+    assert all(f"{scores[key]:.4f}" in page for key in ("greedy_fvu_highest", "published_fvu_highest", "fvu_inserted"))
+    greedy = [row for row in steps if row["order"] == "greedy"]
+    assert scores["greedy_fvu_highest"] == pytest.approx(max(row["fvu"] for row in greedy))
+    assert greedy[scores["novel"]]["mse"] == pytest.approx(inserted["mse"]), "all that is novel is in"
     # What was stitched is measured, and stitched further.
     code, said = run(f"sae evaluate {made} --runs {tmp_path}", folder, monkeypatch, capsys)
     assert code == 0 and "inserted" in said.out and "step-3" in said.out

@@ -9,7 +9,8 @@ from typing import Any
 
 from matryo.sae.compare.labels import Label
 from matryo.sae.compare.meta import FamilyStudy, MetaStudy, PairedGap
-from matryo.sae.compare.meta_graph import draw_graph, graph_around
+from matryo.sae.compare.meta_graph import META_SHOWN, draw_graph, graph_around
+from matryo.sae.compare.naming import short_names
 from matryo.spine import figures, report
 
 EXTREMES = 12
@@ -39,9 +40,9 @@ SCORE_HEADERS = (
     ("explained %", "decoder variance: 100 · (1 − Σ‖w − ŵ‖² / Σ‖w − w̄‖²) over all unit decoder rows"),
     ("L0", "mean active meta-latents per latent"),
     ("dead %", "meta-latents that no latent has"),
-    ("≤ 1 %", "latents with no or one meta-latent"),
-    ("random %", "variance explained by as many random directions, encoder refitted"),
-    ("smaller %", "by the nearest latents of the smaller SAEs, encoder refitted"),
+    ("at most one %", "latents with no or one meta-latent"),
+    ("random rows %", "variance explained by as many random directions, encoder refitted"),
+    ("smaller SAEs' rows %", "by the meta-latents' nearest latents of the smaller SAEs, encoder refitted"),
 )
 
 EFFECT_HEADERS = (
@@ -78,6 +79,7 @@ def write_page(
     out.section(
         "Decoder variance explained",
         report.table(SCORE_HEADERS, score_rows(views)),
+        *_explained_bars(views),
         report.text("Weights only: a latent's decoder row is one sample. Nothing here depends on text."),
     )
     for name, gap in gaps.items():
@@ -91,11 +93,33 @@ def write_page(
     out.write(page)
 
 
+def _explained_bars(views: Sequence[MetaView]) -> list[Any]:
+    """The first table drawn: what each meta-SAE explains, beside its baselines; nothing for one bar."""
+    shown = {"meta-SAE": [view.study.scores.variance_explained for view in views]}
+    for name, told in (("smaller", "smaller SAEs' rows"), ("random", "random rows")):
+        values = [view.study.scores.baselines.get(name, 0.0) for view in views]
+        if any(values):
+            shown[told] = values
+    if len(views) * len(shown) == 1:
+        return []
+
+    def draw(axes: Any) -> None:
+        width = 0.8 / len(shown)
+        for at, (name, values) in enumerate(shown.items()):
+            places = [i + (at - (len(shown) - 1) / 2) * width for i in range(len(views))]
+            axes.bar(places, [100 * value for value in values], width=width, label=name)
+        axes.set_xticks(range(len(views)), short_names([view.name for view in views]), fontsize=8)
+
+    caption = "Decoder variance explained by each meta-SAE, and by other dictionaries of its size in its place."
+    return [report.figure(figures.svg(draw, "", "explained %", legend=len(shown) > 1), caption)]
+
+
 def _gap(gap: PairedGap) -> list[Any]:
     rows = [
         [i + 1, 100 * a, 100 * b, 100 * (a - b)] for i, (a, b) in enumerate(zip(gap.plain, gap.nested, strict=True))
     ]
-    told = f"Mean difference {100 * gap.gap:.2f} points over {gap.pairs} pairs"
+    pairs = f"{gap.pairs} pair{'s' if gap.pairs > 1 else ''}"
+    told = f"Mean difference {100 * gap.gap:.2f} points over {pairs}"
     if gap.sd is not None and gap.standard_error is not None:
         told += f", standard deviation {100 * gap.sd:.2f}, standard error {100 * gap.standard_error:.2f}"
     return [
@@ -192,8 +216,10 @@ def _view(view: MetaView) -> list[Any]:
 
 def _sentence(view: MetaView) -> str:
     parts, latent = view.study.decomposition, view.latent
+    count = int(parts.counts[latent])
+    drawn = f", the {META_SHOWN} with the largest shares drawn" if count > META_SHOWN else ""
     return (
-        f"{int(parts.counts[latent])} meta-latents; of its row's variance {100 * float(parts.explained[latent]):.1f} % "
+        f"{count} meta-latents{drawn}; of its row's variance {100 * float(parts.explained[latent]):.1f} % "
         f"is explained. Shares of its squared norm: bias {float(parts.bias[latent]):+.3f}, residual "
         f"{float(parts.residual[latent]):+.3f}, meta-latents the rest; together they are 1."
     )
@@ -201,15 +227,19 @@ def _sentence(view: MetaView) -> str:
 
 def _extremes(view: MetaView, latents: Sequence[int]) -> Any:
     parts = view.study.decomposition
-    heads = (
+    heads: list[Any] = [
         "latent", ("explained %", "of its decoder row's variance"), ("residual", "⟨w, r⟩, its share of ‖w‖² = 1"),
-        ("meta-latents", "activation in brackets"), "most active on", ("promotes", "by its decoder row"),
-    )  # fmt: skip
+        ("meta-latents", "the six with the largest shares, activation in brackets"),
+    ]  # fmt: skip
+    if view.labels:
+        heads += [("most active on", "tokens, the strongest first"), ("promotes", "by its decoder row")]
     rows = []
     for latent in latents:
-        made = ", ".join(f"m{p.meta} ({p.activation:.2f})" for p in parts.of_latent(latent)[:6])
-        label = view.labels.get(latent)
-        words = [" ".join(f"«{piece}»" for piece in (label.top if which == 0 else label.promoted)) if label else None
-                 for which in (0, 1)]  # fmt: skip
-        rows.append([str(latent), 100 * float(parts.explained[latent]), float(parts.residual[latent]), made, *words])
+        made = ", ".join(f"m{p.meta} ({p.activation:.2f})" for p in parts.of_latent(latent)[:6]) or "none"
+        row = [str(latent), 100 * float(parts.explained[latent]), float(parts.residual[latent]), made]
+        if view.labels:
+            label = view.labels.get(latent)
+            words = (label.top, label.promoted) if label else (None, None)
+            row += [None if pieces is None else " ".join(f"«{piece}»" for piece in pieces) for pieces in words]
+        rows.append(row)
     return report.table(heads, rows)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from matryo.sae.compare.config import PAPER_THRESHOLD
+from matryo.sae.compare.naming import short_names
 from matryo.sae.compare.pairs import STATUSES, Compared, by_sizes
 from matryo.spine import figures, report
 
@@ -56,19 +57,20 @@ def write_page(
         notes: what else to say, a paragraph each.
         chains: names of SAEs from the smallest on, for the curves over a whole family.
     """
+    names = list(dict.fromkeys(name for one in [*compared, *controls] for name in _pair(one)))
+    short = dict(zip(names, short_names(names), strict=True))
     page = report.Report(title, subtitle)
-    page.section("Pairs", report.table(HEADERS, [_row(scores[_pair(one)]) for one in compared]), *notes)
+    page.section("Pairs", report.table(HEADERS, [_row(scores[_pair(one)], short) for one in compared]), *notes)
     if len(chains) > 1:
         sizes = [by_sizes(scores[_pair(one)] for one in group) for group in (compared, controls)]
         page.section("By size, over seeds", *(_over_seeds(rows) for rows in sizes if rows), SEEDS)
     if controls:
-        rows = [_row(scores[_pair(one)]) for one in controls]
+        rows = [_row(scores[_pair(one)], short) for one in controls]
         page.section("Control: one size, different seeds", report.table(HEADERS, rows), CONTROL)
     page.section("Novel and reconstruction latents", report.figure(_counts([*compared, *controls]), COUNTS))
     if steps is not None:
-        page.section(
-            "Paths", report.table(*_path_rows(steps, compared, scores)), *_path_figures(steps, compared, chains), PATHS
-        )
+        table = report.table(*_path_rows(steps, compared, scores, short))
+        page.section("Paths", table, *_path_figures(steps, compared, chains, short), PATHS)
     for one in compared:
         page.section(f"{one.small} → {one.large}", report.figure(_scatter(one), _scatter_caption(one)))
     page.write(file)
@@ -79,9 +81,8 @@ SEEDS = (
     "doubling a third of the larger's latents are novel."
 )
 CONTROL = (
-    "Both SAEs of such a pair were trained alike on the same batches from other initial weights: what is novel here "
-    "is not "
-    "due to size."
+    "Both SAEs of such a pair were trained alike on the same batches from other initial weights: what is novel here is "
+    "not due to size."
 )
 COUNTS = (
     "Latents of the larger SAE of each pair. novel: ΔMSE < 0; shared: the very same latent is in the smaller SAE; "
@@ -102,10 +103,10 @@ def _pair(one: Compared) -> tuple[str, str]:
     return one.small, one.large
 
 
-def _row(score: Mapping[str, Any]) -> list[Any]:
+def _row(score: Mapping[str, Any], short: Mapping[str, str]) -> list[Any]:
     change = score.get("insertion_mse_change")
     return [
-        f"{score['small']} → {score['large']}",
+        f"{short[score['small']]} → {short[score['large']]}",
         f"{score['n_small']:,} → {score['n_large']:,}",
         100 * score["novel_share"],
         100 * score["novel_share_of_active"],
@@ -204,7 +205,10 @@ def _counts(compared: Sequence[Compared]) -> str:
 
 
 def _path_rows(
-    steps: pa.Table, compared: Sequence[Compared], scores: Mapping[tuple[str, str], Mapping[str, Any]]
+    steps: pa.Table,
+    compared: Sequence[Compared],
+    scores: Mapping[tuple[str, str], Mapping[str, Any]],
+    short: Mapping[str, str],
 ) -> tuple[list[Any], list[list[Any]]]:
     """Where each path starts, stands and ends: header and rows."""
     orders = list(dict.fromkeys(steps["order"].to_pylist()))
@@ -217,24 +221,40 @@ def _path_rows(
             stands = [score.get(key) for key in ("fvu_small", "fvu_inserted", f"{order}_fvu_highest", "fvu_large")]
             up = score.get(f"{order}_steps_up")
             shown = [None if value is None else f"{value:.4f}" for value in stands]
-            rows.append([f"{one.small} → {one.large}", order, *shown, None if up is None else 100 * up])
+            rows.append([f"{short[one.small]} → {short[one.large]}", order, *shown, None if up is None else 100 * up])
     return heads, rows
 
 
-def _path_figures(steps: pa.Table, compared: Sequence[Compared], chains: Sequence[Sequence[str]]) -> list[Any]:
+def _path_figures(
+    steps: pa.Table, compared: Sequence[Compared], chains: Sequence[Sequence[str]], short: Mapping[str, str]
+) -> list[Any]:
     columns = {name: np.array(steps[name].to_pylist(), dtype=object) for name in steps.column_names}
+    columns["way"] = _way(columns)
     pairs = [_pair(one) for one in compared]
     drawn = []
     for chain in chains or [list(pair) for pair in pairs]:
         links = [pair for pair in pairwise(chain) if pair in pairs]
-        name = " → ".join(chain)
-        drawn.append(
-            report.figure(_against(columns, links, "l0", "L0, active latents per token"), f"{name}: FVU by L0.")
-        )
-        losses = _against(columns, links, "ce_spliced", "cross-entropy with the SAE spliced in, nats/token")
-        if losses:
-            drawn.append(report.figure(losses, f"{name}: FVU by cross-entropy, at the steps where it was measured."))
+        name = " → ".join(short[one] for one in chain)
+        figures_of = {
+            "way": ("latents that have changed places, one doubling after the other", "FVU along the way"),
+            "l0": ("L0, active latents per token", "FVU by L0"),
+            "ce_spliced": ("cross-entropy, nats/token", "FVU by cross-entropy, at the steps where it was measured"),
+        }
+        for key, (label, caption) in figures_of.items():
+            if curves := _against(columns, links, key, label):
+                drawn.append(report.figure(curves, f"{name}: {caption}."))
     return drawn
+
+
+def _way(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """How far each step of a chain is: 1.5 is half of the latents on from the chain's second SAE to its third."""
+    way = np.zeros(len(columns["step"]))
+    keys = list(zip(columns["small"], columns["large"], columns["order"], strict=True))
+    for small, large, order in dict.fromkeys(keys):
+        mine = np.array([key == (small, large, order) for key in keys])
+        done = (columns["added"][mine] + columns["removed"][mine]).astype(float).cumsum()
+        way[mine] = done / max(done[-1], 1.0)
+    return way.astype(object)
 
 
 def _against(columns: dict[str, np.ndarray], links: Sequence[tuple[str, str]], key: str, label: str) -> str:
@@ -242,15 +262,16 @@ def _against(columns: dict[str, np.ndarray], links: Sequence[tuple[str, str]], k
     series, ends = {}, []
     for order in dict.fromkeys(columns["order"].tolist()):
         x, y = [], []
-        for small, large in links:
+        for number, (small, large) in enumerate(links):
             mine = (columns["small"] == small) & (columns["large"] == large) & (columns["order"] == order)
             at = np.flatnonzero(mine & np.array([value is not None for value in columns[key]]))
             if not len(at):
                 continue
             shown = at[np.unique(np.linspace(0, len(at) - 1, MOST_POINTS).round().astype(int))]
-            x += columns[key][shown].astype(float).tolist()
+            before = number if key == "way" else 0
+            x += (before + columns[key][shown].astype(float)).tolist()
             y += columns["fvu"][shown].astype(float).tolist()
-            ends += [(float(columns[key][s]), float(columns["fvu"][s])) for s in (at[0], at[-1])]
+            ends += [(before + float(columns[key][s]), float(columns["fvu"][s])) for s in (at[0], at[-1])]
         if x:
             series[order] = x, y
     if not series:
