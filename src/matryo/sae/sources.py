@@ -212,23 +212,9 @@ def distinct(saes: Sequence[NamedSAE], taken: Iterable[str] = ()) -> list[NamedS
     return found
 
 
-def check_one_site(saes: Sequence[NamedSAE]) -> None:
-    """See that SAEs are of one site of one model, which was processed alike.
-
-    Raises:
-        ValueError: they are not; what differs is named.
-    """
-    for one in saes[1:]:
-        for what, a, b in zip(("width", "model", "site", "normalisation"), _of(saes[0]), _of(one), strict=True):
-            if None not in (a, b) and a != b:
-                raise ValueError(
-                    f"{saes[0].name} is of {what} {a}, {one.name} of {b}; expected SAEs of one site: leave one out"
-                )
-
-
 def no_activations(one: NamedSAE | Place, fix: str = "matryo sae adopt makes one") -> ValueError:
     """Build the error for an SAE that something is to be measured of, and there is nothing to measure it on."""
-    why = ", as it belongs to no run" if one.run is None else ""
+    why = "" if one.run else ", as it belongs to no run"
     return ValueError(f"no activations of {one.name} are at hand{why}; expected an SAE of a run: {fix}")
 
 
@@ -237,22 +223,12 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("run.json", "environment.json"))
 
 
-def _of(one: NamedSAE) -> tuple[Any, ...]:
-    from matryo.sae.lm.sites import one_name
-
-    told = one.metadata
-    site = told.get("hook_name")
-    processing = (one.run.outputs.get("processing") if one.run else None) or told.get("model_from_pretrained_kwargs")
-    centred = "centred weights" if (processing or {}).get("center_writing_weights") else "none"
-    return one.sae.W_dec.shape[1], told.get("model_name"), site and one_name(site), centred
-
-
 def _read(place: Place) -> NamedSAE:
     from matryo.sae.interop import load_foreign, locate
 
     weights = locate(place.at)
-    whole = NamedSAE(place.name, replace(place, level=None), load_foreign(weights), weights)
-    return whole if place.level is None else whole.prefix(place.level)
+    one = NamedSAE(place.name, replace(place, level=None), load_foreign(weights), weights)
+    return one if place.level is None else one.prefix(place.level)
 
 
 def _single(place: Path, text: str) -> Place:

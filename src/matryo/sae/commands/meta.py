@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from matryo.sae.commands.options import part
+from matryo.sae.commands.sites import check_one_site
 from matryo.sae.compare.meta.config import MetaConfig
 from matryo.sae.evaluate.runs import open_model
-from matryo.sae.sources import NamedSAE, check_one_site, read_saes, runs_of, settled
+from matryo.sae.sources import NamedSAE, read_saes, runs_of, settled
 from matryo.spine.config import to_dict, write_text
 from matryo.spine.errors import unknown
 from matryo.spine.progress import progress, say, to_json

@@ -135,3 +135,26 @@ def relative_outputs(outputs: dict[str, Any], run: Path) -> dict[str, Any]:
     """A site's outputs for another run folder: places told relative to it."""
     kept = {key: outputs.get(key) for key in ("site", "lm", "processing") if outputs.get(key)}
     return kept | {key: outputs.get(key) and os.path.relpath(outputs[key], run) for key in ("rows", "store")}
+
+
+def check_one_site(saes: Sequence[NamedSAE]) -> None:
+    """See that SAEs are of one site of one model, which was processed alike.
+
+    Raises:
+        ValueError: they are not; what differs is named.
+    """
+    for one in saes[1:]:
+        for what, a, b in zip(("width", "model", "site", "normalisation"), _of(saes[0]), _of(one), strict=True):
+            if None not in (a, b) and a != b:
+                raise ValueError(
+                    f"{saes[0].name} is of {what} {a}, {one.name} of {b}; expected SAEs of one site: leave one out"
+                )
+
+
+def _of(one: NamedSAE) -> tuple[Any, ...]:
+    from matryo.sae.lm.sites import one_name
+
+    told, outputs = one.metadata, one.run.outputs if one.run else {}
+    processing = outputs.get("processing") or told.get("model_from_pretrained_kwargs") or {}
+    alike = "centred weights" if processing.get("center_writing_weights") else "none"
+    return one.sae.W_dec.shape[1], told.get("model_name"), told.get("hook_name") and one_name(told["hook_name"]), alike

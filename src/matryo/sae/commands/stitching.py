@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matryo.sae.commands.options import ModelOptions
-from matryo.sae.commands.sites import Site, model_of, open_site, relative_outputs
+from matryo.sae.commands.sites import Site, check_one_site, model_of, open_site, relative_outputs
 from matryo.sae.compare.config import StitchConfig
 from matryo.sae.evaluate.runs import site_mean, spread_rows
-from matryo.sae.sources import NamedSAE, check_one_site, distinct, runs_of
+from matryo.sae.sources import NamedSAE, distinct, runs_of
 from matryo.spine.config import to_dict, write_text
 from matryo.spine.progress import progress, say, to_json
 from matryo.spine.run import RunFolder
