@@ -1,7 +1,9 @@
+import itertools
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,3 +52,10 @@ def test_the_bytes_are_the_same_in_another_process():
     code = f"from matryo.spine.figures import lines; print(lines({SERIES!r}, 'tokens', 'FVU', logy=True), end='')"
     other = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout == FIGURES[0]
+
+
+def test_a_legend_on_a_slow_machine_is_no_warning(monkeypatch):
+    seconds = itertools.count(step=5)
+    monkeypatch.setattr("matplotlib.legend.time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    assert lines(SERIES, "tokens", "FVU", logy=True) == FIGURES[0]
+    assert next(seconds) > 5

@@ -61,7 +61,7 @@ def svg(draw: Callable[["Axes"], object], xlabel: str, ylabel: str, logy=False, 
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         axes.set_axisbelow(True)
         if legend:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, loc="best")  # said, or a machine that is slow to find the place warns of it
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"(?s)^.*?(?=<svg)|<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", out.getvalue())
