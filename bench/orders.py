@@ -4,8 +4,8 @@
 
 RUN is a training run with both sizes; measured on its held-out tokens. The steps are those of `matryo sae stitch`:
 novel latents, connected components of the similarity graph, and what no edge holds. The error after any of them follows
-from G_kl = Σ_t u_k·u_l and g_k = Σ_t u_k·r (`matryo.sae.compare.greedy`): an order costs no pass over the tokens. At
-the highest step of the default order it is also told what other thresholds would give there, and a factor for each
+from G_kl = Σ_t u_k·u_l and g_k = Σ_t u_k·r (`matryo.sae.compare.greedy`), so that an order costs no pass over tokens.
+At the highest step of the default order it is also told what other thresholds would give there, and a factor for each
 latent.
 """
 

@@ -128,6 +128,9 @@ def test_family_finds_ladders_controls_and_merges(folder, monkeypatch, capsys, t
         group = [one["novel_share"] for one in scores["pairs"] if one["n_large"] == row["n_large"]]
         assert [row["pairs"], row["novel_share"]] == [2, pytest.approx(sum(group) / 2)]
         assert [row["novel_share_least"], row["novel_share_largest"]] == [min(group), max(group)]
+        half = 12.706204736 * abs(group[0] - group[1]) / 2  # t_{0.975, 1} · s / √2, s = |a − b| / √2
+        interval = row["novel_share_low"], row["novel_share_high"]
+        assert interval == pytest.approx((row["novel_share"] - half, row["novel_share"] + half), abs=1e-9)
     falls = [one["mse_large"] < one["mse_small"] for one in scores["pairs"]]
     assert scores["mse_falls_from_size_to_size"] == all(falls)
     assert len(scores["pairs"]) == 4 and len(scores["controls"]) == 3

@@ -77,8 +77,8 @@ def write_page(
 
 
 SEEDS = (
-    "Mean over the pairs of the same two sizes, the least and the largest. Of GPT-2's SAEs the authors say that at a "
-    "doubling a third of the larger's latents are novel."
+    "Mean over the pairs of the same two sizes, the least and the largest, and in brackets the mean's 95 % interval "
+    "over seeds. Of GPT-2's SAEs the authors say that at a doubling a third of the larger's latents are novel."
 )
 CONTROL = (
     "Both SAEs of such a pair were trained alike on the same batches from other initial weights: what is novel here is "
@@ -127,7 +127,10 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> str:
         if key not in row:
             return None
         mean, least, most = (factor * row[name] for name in (key, f"{key}_least", f"{key}_largest"))
-        return f"{mean:.3g} ({least:.3g} to {most:.3g})"
+        told = f"{mean:.3g} ({least:.3g} to {most:.3g})"
+        if f"{key}_low" in row:
+            told += f", [{factor * row[f'{key}_low']:.3g}, {factor * row[f'{key}_high']:.3g}]"
+        return told
 
     heads = (
         "latents",
@@ -170,8 +173,9 @@ def _scatter(one: Compared) -> str:
         axes.axhline(0, color=figures.INK, linewidth=0.8)
         axes.axvline(one.threshold, color=figures.INK, linewidth=0.8, linestyle="--")
         axes.set_yscale("symlog", linthresh=float(np.median(np.abs(seen))) if len(seen) else 1.0)
+        axes.legend(frameon=False, loc="lower left")
 
-    return figures.svg(draw, "largest decoder cosine", "ΔMSE, % of the smaller's MSE", legend=True, size=(6.4, 3.8))
+    return figures.svg(draw, "largest decoder cosine", "ΔMSE, % of the smaller's MSE", size=(6.4, 3.8))
 
 
 def _scatter_caption(one: Compared) -> str:
@@ -281,5 +285,6 @@ def _against(columns: dict[str, np.ndarray], links: Sequence[tuple[str, str]], k
         for order, (x, y) in series.items():
             axes.plot(x, y, label=order, linewidth=1.2, marker="." if len(x) < 100 else None)
         axes.plot(*zip(*ends, strict=True), "o", label="the SAEs themselves", color=figures.INK, markersize=5)
+        axes.legend(frameon=False, loc="upper right")  # the best place takes seconds to find among thousands of points
 
-    return figures.svg(draw, label, "FVU", legend=True)
+    return figures.svg(draw, label, "FVU")

@@ -15,6 +15,7 @@ from matryo.sae.compare.insertion import Insertion, measure_insertions
 from matryo.sae.compare.match import Edges, Nearest, assign_rows, match_rows, similar_pairs
 from matryo.sae.compare.roc import Roc, agreement, roc_of
 from matryo.sae.compare.stitch import join, same_latents
+from matryo.sae.evaluate.seed_intervals import mean_interval
 from matryo.sae.nn import JumpReLU
 
 STATUSES = ("novel", "reconstruction", "shared", "silent")
@@ -170,7 +171,11 @@ def merge_novel(
 
 
 def by_sizes(scores: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What pairs of the same two sizes have in common, over their seeds: mean, least and largest of some scores."""
+    """What pairs of the same two sizes have in common, over their seeds: mean, least and largest of some scores.
+
+    With two pairs or more also Student's 95 % interval of the mean, `…_low` to `…_high`. Controls of neighbouring
+    seeds share SAEs, so theirs is narrower than it should be.
+    """
     groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
     for one in scores:
         groups.setdefault((one["n_small"], one["n_large"]), []).append(one)
@@ -180,7 +185,9 @@ def by_sizes(scores: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for key in OVER_SEEDS:
             values = [one[key] for one in group if one.get(key) is not None]
             if values:
-                row |= {key: sum(values) / len(values), f"{key}_least": min(values), f"{key}_largest": max(values)}
+                mean = mean_interval(values)
+                row |= {key: mean.mean, f"{key}_least": min(values), f"{key}_largest": max(values)}
+                row |= {f"{key}_low": mean.low, f"{key}_high": mean.high} if len(values) > 1 else {}
         found.append(row)
     return found
 
