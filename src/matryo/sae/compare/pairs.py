@@ -15,7 +15,7 @@ from matryo.sae.compare.insertion import Insertion, measure_insertions
 from matryo.sae.compare.match import Edges, Nearest, assign_rows, match_rows, similar_pairs
 from matryo.sae.compare.roc import Roc, agreement, roc_of
 from matryo.sae.compare.stitch import join, same_latents
-from matryo.sae.evaluate.seed_intervals import mean_interval
+from matryo.sae.evaluate.intervals import mean_interval
 from matryo.sae.nn import JumpReLU
 
 STATUSES = ("novel", "reconstruction", "shared", "silent")
