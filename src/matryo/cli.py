@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -115,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
     # that does something else besides. Read by OpenMP when PyTorch is imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal without "×" or "≤" gets "?": no work is lost over it
+        if isinstance(stream, TextIOWrapper):  # a terminal without "×" or "≤" gets "?": no work is lost over it
             stream.reconfigure(errors="replace")
     try:
         result = app(prepare(arguments), exit_on_error=False, print_error=False)

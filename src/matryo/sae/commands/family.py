@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import interruptible
-from matryo.sae.commands.sources import NamedSAE, read_saes, settled
+from matryo.sae.commands.sources import NamedSAE, read_saes, settled, told_by
 from matryo.sae.commands.stitching import (
     StitchOptions,
     Work,
@@ -22,7 +22,7 @@ from matryo.sae.commands.stitching import (
     write_found,
     write_scores,
 )
-from matryo.spine.config import from_dict, read_toml, to_dict
+from matryo.spine.config import from_dict, to_dict
 from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
 
@@ -246,6 +246,6 @@ def _page(
 
 def _stored(resume: Path) -> tuple[tuple[str, ...], FamilyOptions]:
     """What an unfinished run was told."""
-    told = read_toml(resume / "config.toml")
+    told = told_by(resume, ("run", "prefixes"))
     names = {field.name for field in fields(FamilyOptions)}
     return tuple(told["run"]), from_dict(FamilyOptions, {k: v for k, v in told.items() if k in names}, str(resume))

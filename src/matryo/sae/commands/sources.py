@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matryo.sae.evaluate.runs import located, open_model, training_runs
+from matryo.spine.config import read_toml
 from matryo.spine.run import FinishedRun
 
 if TYPE_CHECKING:
@@ -228,6 +229,14 @@ def settled(source: str) -> str:
     if place.startswith("hf:") or not Path(place).exists():
         return source
     return str(Path(place).resolve()) + ("" if level is None else f"@{level}")
+
+
+def told_by(resume: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The config of a run to be resumed, which has these keys if it is one of the command's own."""
+    told = read_toml(resume / "config.toml")
+    if not set(keys) <= told.keys():
+        raise ValueError(f"{resume} is a run of another command; expected an unfinished one of this")
+    return told
 
 
 def _cut(one: NamedSAE, level: int | None) -> NamedSAE:

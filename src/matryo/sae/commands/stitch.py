@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import interruptible
-from matryo.sae.commands.sources import one_sae, settled
+from matryo.sae.commands.sources import one_sae, settled, told_by
 from matryo.sae.commands.stitching import (
     StitchOptions,
     Work,
@@ -21,7 +21,7 @@ from matryo.sae.commands.stitching import (
     write_found,
     write_scores,
 )
-from matryo.spine.config import from_dict, read_toml, to_dict
+from matryo.spine.config import from_dict, to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import RunFolder
 
@@ -162,7 +162,7 @@ def _page(work: Work, run: Path, one: "Compared", steps: Any, scores: dict[str, 
 
 def _stored(resume: Path) -> tuple[str, str, tuple[int, ...], StitchOptions]:
     """What an unfinished run was told."""
-    told = read_toml(resume / "config.toml")
+    told = told_by(resume, ("small", "large"))
     names = {field.name for field in fields(StitchOptions)}
     options = from_dict(StitchOptions, {key: value for key, value in told.items() if key in names}, str(resume))
     return told["small"], told["large"], tuple(told.get("save_step", ())), options
