@@ -89,6 +89,9 @@ def test_an_sae_folder_needs_no_run(folder, monkeypatch, capsys, tmp_path):
 
 
 CASES = {
+    "rate": (f"runs/latest {QUICK} --lr nan", "lr is nan; expected a positive number"),
+    "penalty": (f"runs/latest {QUICK} --kind relu --l1 nan", "l1 is nan; expected a number of 0 or more"),
+    "auxiliary": (f"runs/latest {QUICK} --aux-weight nan", "aux_weight is nan; expected a number of 0 or more"),
     "as many as rows": ("runs/latest --n-meta 31", "31 meta-latents for (20|31) decoder rows; expected fewer"),
     "k above": ("runs/latest --n-meta 3 --k 4", "k is 4 for 3 meta-latents"),
     "fraction": ("runs/latest --fraction 1.5", "fraction is 1.5; expected more than 0 and less than 1"),

@@ -251,6 +251,8 @@ BAD = {
     ),
     "one": (f"family {sae(20)}", "expected two or more SAEs, each of another size"),
     "no run": ("family", "run is empty; expected training runs or SAEs"),
+    "resume of another": ("stitch --resume a/latest", "a/latest is a run of another command"),
+    "resume of none of its": ("family --resume a/latest", "a/latest is a run of another command"),
     "no levels": ("family a/latest --prefixes", "no SAE of a/latest has levels"),
     "other data": ("stitch here here --data narrow.npy", "here has width 14, the activations have 9"),
 }

@@ -71,3 +71,11 @@ def test_the_command_writes_every_form(indexed, tmp_path, capsys, form):
     assert "7 latents of planted-nested" in capsys.readouterr().out
     if form == "neuronpedia":
         assert {int(one["index"]) for one in json.loads(out.read_text())} == {4, 5, 6, 7, 8, 9, 10}
+
+
+def test_where_it_is_written(indexed, tmp_path, capsys):
+    line = ["sae", "share", str(indexed), "--most", "2", "--out"]
+    assert cli.run([*line, str(tmp_path / "new" / "latents.html")]) == 0, capsys.readouterr().err
+    assert (tmp_path / "new" / "latents.html").is_file()
+    assert cli.run([*line, str(tmp_path / "new")]) == 2
+    assert "new is a folder; expected the name of a file to write" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def family(
         Folder of the runs.
     """
     if resume is not None:
-        told, options = stored_options(resume, FamilyOptions)
+        told, options = stored_options(resume, FamilyOptions, "run", "prefixes")
         run = tuple(told["run"])
     if not run:
         raise ValueError("run is empty; expected training runs or SAEs, or --resume with a run")

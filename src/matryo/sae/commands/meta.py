@@ -129,10 +129,11 @@ def _wanted(given: Mapping[str, NamedSAE], options: MetaOptions) -> dict[str, Na
         if name not in given:
             raise unknown("sae", name, given, fix="the run's own names")
     wanted = {name: one for name, one in given.items() if not options.sae or name in options.sae}
+    options.train_config(1)  # what its own values are checked by
     for name, one in wanted.items():
         if options.latent is not None and not 0 <= options.latent < len(one.sae.W_dec):
             raise ValueError(f"latent is {options.latent}; {name} has 0 to {len(one.sae.W_dec) - 1}")
-        size = options.size(len(one.sae.W_dec))
+        size = options.sae_config(*one.sae.W_dec.shape).n_latents
         for number in options.add_meta:
             if not 0 <= number < size:
                 raise ValueError(f"add_meta is {number}; the meta-SAE of {name} has 0 to {size - 1}")

@@ -192,15 +192,17 @@ def part(options: Any, cls: type[T]) -> T:
     return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})  # pyright: ignore[reportArgumentType]
 
 
-def stored_options(run: Path, cls: type[T]) -> tuple[dict[str, Any], T]:
-    """What an unfinished run was told: all of it, and the options among it.
+def stored_options(run: Path, cls: type[T], *own: str) -> tuple[dict[str, Any], T]:
+    """What an unfinished run was told: all of it, and the options among it. Runs of the command have the keys `own`.
 
     Raises:
-        ValueError: there is no run, or its config was altered.
+        ValueError: there is no run, it is another command's, or its config was altered.
     """
     if not (run / "config.toml").is_file():
         raise ValueError(f"{run} is no run folder; expected an unfinished run")
     told = read_toml(run / "config.toml")
+    if not told.keys() >= set(own):
+        raise ValueError(f"{run} is a run of another command; expected an unfinished one of this")
     names = {field.name for field in fields(cls)}  # pyright: ignore[reportArgumentType]
     return told, from_dict(cls, {key: value for key, value in told.items() if key in names}, str(run))
 

@@ -67,6 +67,9 @@ def _write(
     order = sorted_latents(one, where, sort, labels)
     order = order[: most if most is not None else 100 if form == "html" else None]
     latents = order.tolist()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir() and form != "site":
+        raise ValueError(f"{out} is a folder; expected the name of a file to write")
     if form == "html":
         write_file(one, latents, out, labels)
     elif form == "site":

@@ -64,7 +64,7 @@ def stitch(
         Folder of the runs.
     """
     if resume is not None:
-        told, options = stored_options(resume, StitchOptions)
+        told, options = stored_options(resume, StitchOptions, "small", "large")
         small, large, save_step = told["small"], told["large"], tuple(told.get("save_step", ()))
     if small is None or large is None:
         raise ValueError("two SAEs are needed; expected SMALL and LARGE, such as RUN/saes/NAME, or --resume with a run")
