@@ -62,7 +62,7 @@ class Watched:
         self.context = browser.new_context(viewport={"width": 1360, "height": 900}, **options)
         self.context.route("**/*", self._guard)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
 
@@ -110,7 +110,7 @@ def value(base, path):
         return json.load(answer)
 
 
-def wait_for(check, seconds=30):
+def wait_for(check, seconds=60):
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end

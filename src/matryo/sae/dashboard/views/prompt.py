@@ -64,7 +64,7 @@ def _run(sae: IndexedSAE, live: Live, text: str) -> dict[str, Any]:
     """Activations, losses and attributions of one text."""
     import torch
 
-    from matryo.sae.lm import capture, splice
+    from matryo.sae.lm import splice
 
     lm, weights = live.lm(), live.sae(sae.name)
     ids = lm.encode([text])[0]
@@ -74,11 +74,18 @@ def _run(sae: IndexedSAE, live: Live, text: str) -> dict[str, Any]:
         raise ValueError("the text has no tokens; expected some text")
     tokens = torch.tensor([[lm.bos_id, *ids]])
     site = sae.told["site"]
+    seen: list[Tensor] = []
+
+    def keep(value: Tensor) -> Tensor:
+        seen.append(value.clone())
+        return value
+
     with live.lock, torch.no_grad():
-        x = capture(lm, tokens, [site])[site][0, 1:].float()
+        with splice(lm, {site: keep}):  # one pass gives the activations and the losses
+            clean = _losses(lm.logits(tokens), tokens)
+        x = seen[0][0, 1:].float()
         entries = weights.encode_sparse(x.to(weights.W_dec))
         x_hat = weights.decode_sparse(entries).float()
-        clean = _losses(lm.logits(tokens), tokens)
         where = torch.ones_like(tokens, dtype=torch.bool)
         where[:, 0] = False  # BOS is no text
         with splice(lm, {site: weights}, where=where):
