@@ -22,7 +22,6 @@ HEADERS = (
     ("smaller → larger", "the pair of SAEs"),
     ("latents", "of the smaller → of the larger"),
     ("novel %", "latents of the larger that, added alone, lower the smaller's MSE (ΔMSE < 0), of all of the larger"),
-    ("of active %", "the same, of those active on the tokens measured"),
     ("beyond 2 SE %", "novel with ΔMSE more than two standard errors below 0, of all of the larger"),
     (f"cos ≤ {PAPER_THRESHOLD} %", "latents of the larger without a latent of the smaller above that cosine"),
     ("AUC", "how well the largest cosine tells novel latents from the others (1: perfectly, 0.5: not at all)"),
@@ -109,7 +108,6 @@ def _row(score: Mapping[str, Any], short: Mapping[str, str]) -> list[Any]:
         f"{short[score['small']]} → {short[score['large']]}",
         f"{score['n_small']:,} → {score['n_large']:,}",
         100 * score["novel_share"],
-        100 * score["novel_share_of_active"],
         100 * score["novel_beyond_2_se"] / score["n_large"],
         100 * score["novel_share_by_paper_threshold"],
         score["roc_auc"],
@@ -204,8 +202,9 @@ def _counts(compared: Sequence[Compared]) -> str:
             axes.bar(np.arange(len(names)), count, bottom=bottom, width=0.65, label=status)
             bottom += count
         axes.set_xticks(np.arange(len(names)), names, rotation=0 if len(names) <= 4 else 60, ha="center", fontsize=8)
+        axes.legend(frameon=False, ncols=len(STATUSES), loc="lower center", bbox_to_anchor=(0.5, 1.0))  # not on bars
 
-    return figures.svg(draw, "", "latents of the larger SAE", legend=True, size=(6.4, 3.4))
+    return figures.svg(draw, "", "latents of the larger SAE", size=(6.4, 3.4))
 
 
 def _path_rows(
