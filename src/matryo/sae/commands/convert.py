@@ -21,7 +21,7 @@ def convert(
 
     Examples
     --------
-        matryo sae convert runs/latest/saes/topk-256-k32-s0 --to dictionary_learning --out exported
+        matryo sae convert runs/latest/saes/jumprelu-256-k32-s0 --to dictionary_learning --out exported
         matryo sae convert hf:google/gemma-scope-2b-pt-res:layer_12/width_16k/average_l0_82 --out gemma-12  # downloads 300 MB
 
     Parameters

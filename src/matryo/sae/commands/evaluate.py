@@ -36,6 +36,7 @@ def evaluate(
     --------
         matryo sae evaluate runs/latest --ce-tokens 1024
         matryo sae evaluate --run runs/latest --tasks reconstruction --saebench saebench-results
+        matryo sae evaluate runs/latest runs/latest@64 --ce-tokens 0
 
     Parameters
     ----------
