@@ -42,7 +42,7 @@ SCORE_HEADERS = (
     ("dead %", "meta-latents that no latent has"),
     ("at most one %", "latents with no or one meta-latent"),
     ("random rows %", "variance explained by as many random directions, encoder refitted"),
-    ("smaller SAEs' rows %", "by the meta-latents' nearest latents of the smaller SAEs, encoder refitted"),
+    ("smaller rows %", "by the meta-latents' nearest latents of the smaller SAEs, encoder refitted"),
 )
 
 EFFECT_HEADERS = (
