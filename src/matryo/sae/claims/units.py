@@ -43,6 +43,7 @@ SHORT = Form(
     deep_seeds=0,
     ce_tokens=2048,
     toy_steps=1_500,
+    limits={"steps": 500},  # of meta-SAEs
 )
 DEEP = ("absorption", "probing", "tpp")
 """Evaluations of the pair at `deep_k`, one unit for each seed."""
