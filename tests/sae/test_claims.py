@@ -1,6 +1,7 @@
 """Claims as units of work: the plan, resuming, what the numbers are said to mean, and the command."""
 
 import json
+import math
 import shlex
 
 import pytest
@@ -115,6 +116,31 @@ def test_lines_are_paired_by_seed_and_told_by_k(tmp_path):
     assert planted.verdict == "reproduced" and planted.l0 == (5, 5)
     text = as_markdown(list(told.values()))
     assert len(text.splitlines()) == 2 + len(told) and "0.28 → 0.30" in text and "batch_topk 0.305 (L0 32.5)" in text
+
+
+def test_reconstructions_are_compared_at_equal_l0(tmp_path):
+    """JumpReLU has an L0 too high by a twentieth, which flatters it: along its own line BatchTopK is better."""
+    units = plan(Form(recipe="tiny", k=(16, 32, 64), seeds=2), [])
+
+    def work(unit, needed):
+        if unit.kind != "evaluate":
+            return worker([])(unit, needed)
+        k, seed = unit.values["k"], unit.values["seed"]
+        plain = {"l0": 1.05 * k, "fvu": 0.5 - 0.05 * math.log(1.05 * k) + seed}
+        ours = {"l0": k, "fvu": 0.5 - 0.05 * math.log(k) + seed - 0.001 - seed / 10**5}
+        return {"scores": {"jumprelu": plain, "batch_topk": ours, "topk": {"l0": k, "fvu": 2.0}}}
+
+    list(run_units(units, tmp_path, work))
+    told = [line for line in lines(read_results(units, tmp_path), units) if line.claim.first in ("jumprelu", "topk")]
+    assert [(line.claim.first, line.k) for line in told] == [(a, k) for a in ("topk", "jumprelu") for k in (32, 16, 64)]
+    for line in told[3:]:
+        assert line.difference.mean == pytest.approx(0.05 * math.log(1.05) - 0.001005) and line.difference.low > 0
+        assert line.equal_l0.mean == pytest.approx(-0.001005) and line.equal_l0.count == 2
+        assert line.verdict == "reproduced" and judge(line.difference, "lower") == "contradicted"
+    assert "at equal L0" in as_markdown(told) and "-0.001005 [" in as_markdown(told)
+    one = plan(Form(recipe="tiny", k=(32,), seeds=2), [])
+    alone = [line for line in lines(read_results(one, tmp_path), one) if line.claim.first == "jumprelu"]
+    assert [line.equal_l0 for line in alone] == [None] and alone[0].verdict == "contradicted"
 
 
 @pytest.mark.parametrize(

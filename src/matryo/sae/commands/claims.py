@@ -96,9 +96,10 @@ def table(told: list[Any]) -> list[list[str]]:
     """The lines for a terminal."""
     rows = []
     for line in told:
-        shown = f"{line.difference.mean:+.4f}"
-        if line.difference.count > 1:
-            shown += f" [{line.difference.low:+.4f}, {line.difference.high:+.4f}]"
+        judged = line.equal_l0 or line.difference
+        shown = f"{judged.mean:+.4f}"
+        if judged.count > 1:
+            shown += f" [{judged.low:+.4f}, {judged.high:+.4f}]"
         values = [f"{line.first.mean:.4f}", f"{line.second.mean:.4f}", shown]
         rows.append([line.claim.statement, "–" if line.k is None else str(line.k), *values, line.verdict])
     return rows
