@@ -4,7 +4,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
-from tests.sae.dashboard.browsing import Watched, start_server, stop, value
+from tests.sae.dashboard.browsing import Watched, start_server, stop, value, wait_for
 from tests.sae.dashboard.planted import DIGITS, FIT_LARGE, NESTED, NINE, SEVEN, SITE, TWIN, basis
 
 from matryo.sae.dashboard.server.live import Live
@@ -88,10 +88,11 @@ def test_several_runs_are_drawn_together_and_without_scripts(browser, base, trai
     plain = Watched(browser, base, java_script_enabled=False)
     plain.page.goto(f"{base}/runs?run={writing.path.name}")
     plain.page.get_by_role("link", name=f"add the curves of {trained.name}").click()
-    assert plain.page.locator("#readout tbody tr").count() == 4
-    assert plain.page.locator("figure").first.locator("svg polyline").count() == 4
+    # Without scripts a page tells nobody that it is complete: what must be there is waited for.
+    rows, curves = plain.page.locator("#readout tbody tr"), plain.page.locator("figure").first.locator("svg polyline")
+    wait_for(lambda: (rows.count(), curves.count()) == (4, 4))
     plain.page.get_by_role("link", name=f"leave out the curves of {writing.path.name}").click()
-    assert plain.page.locator("#readout tbody tr").count() == 2
+    wait_for(lambda: (rows.count(), curves.count()) == (2, 2))
     plain.context.close()
     assert not plain.problems, plain.problems
 

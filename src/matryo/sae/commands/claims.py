@@ -1,6 +1,7 @@
 """`matryo sae claims`: what the papers say, measured."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -69,9 +70,8 @@ def claims(
     form = SHORT if short else FULL
     units = plan(form, list(TASKS))
     if only and not any(unit.name.startswith(only) for unit in units):
-        raise ValueError(
-            f"only is {' '.join(only)}; expected the beginning of one of {', '.join(u.name for u in units)}"
-        )
+        kinds = dict.fromkeys(re.sub(r"-[ks]\d.*", "", unit.name) for unit in units)
+        raise ValueError(f"only is {' '.join(only)}; expected the beginning of a unit's name: {', '.join(kinds)}")
     config = {"form": "short" if short else "full", **asdict(form)}
     folder = RunFolder.reopen(resume, config) if resume else RunFolder.create(runs, "claims", "sae claims", config)
     with folder:

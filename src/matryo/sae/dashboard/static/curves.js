@@ -11,7 +11,7 @@ function load({ library: script, sheet: style }) {
   });
 }
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const told = value => value === null || value === undefined ? '–' : Number.isInteger(value) ? value.toLocaleString('en') : value !== 0 && Math.abs(value) < 1e-4 ? value.toExponential(3) : String(+value.toPrecision(4));
+const told = value => value === null || value === undefined ? '–' : Number.isInteger(value) ? value.toLocaleString('en') : value !== 0 && Math.abs(value) < 1e-4 ? (+value.toPrecision(4)).toExponential() : String(+value.toPrecision(4));
 
 function nearest(x, step) {
   let low = 0, high = x.length - 1;
