@@ -38,7 +38,12 @@ CASES = {
     "nothing to evaluate": ("evaluate nowhere", "nowhere is no run folder"),
     "no episodes": ("evaluate nowhere --episodes 0", "episodes is 0"),
     "ε above 1": ("replay nowhere --epsilon 2", "epsilon is 2"),
-    "exact of Sharing": ("exact --env sharing", "env is sharing; expected coexistence"),
+    "exact of another world": (
+        "exact --env corridor:Corridor",
+        "env is corridor:Corridor; expected coexistence or sharing",
+    ),
+    "exact of several others": ("exact --env sharing --others 2", "others is 2; expected 1"),
+    "exact of a large board": ("exact --env sharing --size 9", "size is 9; expected at most 7"),
     "unknown flag": ("train --selfishnes 0.5", "'--selfishnes': did you mean '--selfishness'"),
     "unknown log": ("train --log tensorbord", "did you mean 'tensorboard'"),
 }

@@ -1,4 +1,4 @@
-"""`matryo empathy exact`: Coexistence without sampling, and tables beside it."""
+"""`matryo empathy exact`: the gridworlds without sampling, and tables beside Coexistence."""
 
 import json
 from dataclasses import dataclass
@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from matryo.empathy.evaluate import CoexistenceChain
 
 
+COEXISTENCE = {"steps": "steps", "killed": "kills", "got_killed": "died"}
+SHARING = {
+    "steps": "steps",
+    "coins": "coins",
+    "other_coins": "other's coins",
+    "equality": "equality",
+    "total": "return",
+}
+WIDTH = 26
+"""Characters of a column: a median and its range."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExactOptions(EnvOptions):
     """What is computed."""
@@ -23,17 +35,24 @@ class ExactOptions(EnvOptions):
     selfishness: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
     "β, repeatable, 0 to 1."
     seeds: int = 10
-    "Tables learned for each β, one row for each observation; 0 for none."
+    "Coexistence: tables learned for each β, one row for each observation; 0 for none."
     transitions: int = 400_000
-    "Transitions that each table learns from."
+    "Coexistence: transitions that each table learns from."
     epsilon: float = 0.01
     "Share of random moves in what the tables and the policies are measured at."
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.env != "coexistence":
-            raise ValueError(f"env is {self.env}; expected coexistence: only its states are few enough")
-        self.rules_config()
+        if self.env not in ("coexistence", "sharing"):
+            raise ValueError(f"env is {self.env}; expected coexistence or sharing: only their positions are enumerated")
+        rules = self.rules_config()
+        if rules.others != 1:
+            raise ValueError(f"others is {rules.others}; expected 1: with more there are too many positions")
+        if self.env == "sharing":
+            from matryo.empathy.evaluate.graph import LARGEST
+
+            if rules.size > LARGEST:
+                raise ValueError(f"size is {rules.size}; expected at most {LARGEST}: more coins, too many positions")
         for beta in self.selfishness:
             if not 0 <= beta <= 1:
                 raise ValueError(f"selfishness is {beta}; expected 0 (only the other) to 1 (only itself)")
@@ -44,14 +63,19 @@ class ExactOptions(EnvOptions):
 
 
 def exact(*, options: Annotated[ExactOptions | None, Parameter(name="*")] = None, runs: Path = Path("runs")) -> None:
-    """Compute what policies come to in Coexistence: a Markov chain over all positions, and value iteration.
+    """Compute what policies come to without sampling, from all positions of a gridworld.
 
-    "full state" is the paper's rule with both positions known. "table" is the same rule learned with one row for each
-    observation of five cells across, in which many states look alike: what the network can at best tell apart.
+    Coexistence: a Markov chain over both positions, and value iteration. "full state" is the paper's rule with both
+    positions known. "table" is the same rule learned with one row for each observation of five cells across, in which
+    many states look alike: what the network can at best tell apart.
+
+    Sharing: every position that some play leads to. "true reward" is the best play of one that is paid
+    β r + (1 − β) r′ and knows board and sweep, as of the `true_reward` agent: what empathy could come to.
 
     Examples
     --------
         matryo empathy exact --seeds 0
+        matryo empathy exact --env sharing
         matryo empathy exact --rules published --selfishness 0.5 --selfishness 1 --seeds 2 --transitions 4000
 
     Parameters
@@ -59,34 +83,48 @@ def exact(*, options: Annotated[ExactOptions | None, Parameter(name="*")] = None
     runs
         Folder of the runs.
     """
+    options = options or ExactOptions()
+    rows_of, columns = {"coexistence": (_coexistence, COEXISTENCE), "sharing": (_sharing, SHARING)}[options.env]
+    with RunFolder.create(runs, "exact", "empathy exact", options) as folder:
+        rows = [
+            {"policy": name, **{key: [getattr(outcome, key) for outcome in outcomes] for key in columns}}
+            for name, outcomes in rows_of(options)
+        ]
+        told = {"env": options.env, "rules": to_dict(options.rules_config()), "policies": rows}
+        (folder.path / "exact.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+        folder.finish({"exact": "exact.json"})
+    tables = (
+        f"; of tables the median over {options.seeds} seeds [lowest, highest]" if options.env == "coexistence" else ""
+    )
+    say(f"{options.env.capitalize()}, ε = {options.epsilon:g}{tables}")
+    say(f"{'':24}" + "".join(f"{title:>{WIDTH}}" for title in columns.values()))
+    for row in rows:
+        say(f"{row['policy']:24}" + "".join(f"{_shown(row[key]):>{WIDTH}}" for key in columns))
+    say(f"written: {folder.path / 'exact.json'}", run=str(folder.path))
+
+
+def _coexistence(options: ExactOptions) -> list[tuple[str, list[Any]]]:
     from matryo.empathy.agents import HarmlessAgent
     from matryo.empathy.envs import Coexistence
     from matryo.empathy.evaluate import CoexistenceChain
 
-    options = options or ExactOptions()
     chain = CoexistenceChain(Coexistence(options.rules_config()))
-    with RunFolder.create(runs, "exact", "empathy exact", options) as folder:
-        rows = [("random", [chain.outcome(chain.uniform())])]
-        actions = HarmlessAgent().select_action(chain.views)
-        rows.append(("harmless", [chain.outcome(chain.of_views(actions, options.epsilon))]))
-        for beta in options.selfishness:
-            policy = chain.greedy(chain.empathic_values(beta), options.epsilon)
-            rows.append((f"full state, β = {beta:g}", [chain.outcome(policy)]))
-        rows += _tables(chain, options)
-        told = [
-            {"policy": name, "steps": [o.steps for o in outs], "killed": [o.killed for o in outs],
-             "got_killed": [o.got_killed for o in outs]}
-            for name, outs in rows
-        ]  # fmt: skip
-        text = json.dumps({"rules": to_dict(chain.world.rules), "policies": told}, indent=1)
-        (folder.path / "exact.json").write_text(text, encoding="utf-8")
-        folder.finish({"exact": "exact.json"})
-    say(f"Coexistence, ε = {options.epsilon:g}; of tables the median over {options.seeds} seeds [lowest, highest]")
-    say(f"{'':24}{'steps':>26}{'kills':>26}{'died':>26}")
-    for row in told:
-        cells = (_shown(row[key]) for key in ("steps", "killed", "got_killed"))
-        say(f"{row['policy']:24}" + "".join(f"{cell:>26}" for cell in cells))
-    say(f"written: {folder.path / 'exact.json'}", run=str(folder.path))
+    actions = HarmlessAgent().select_action(chain.views)
+    policies = {"random": chain.uniform(), "harmless": chain.of_views(actions, options.epsilon)}
+    for beta in options.selfishness:
+        policies[f"full state, β = {beta:g}"] = chain.greedy(chain.empathic_values(beta), options.epsilon)
+    return [(name, [chain.outcome(policy)]) for name, policy in policies.items()] + _tables(chain, options)
+
+
+def _sharing(options: ExactOptions) -> list[tuple[str, list[Any]]]:
+    from matryo.empathy.envs import Sharing
+    from matryo.empathy.evaluate import SharingGraph
+
+    graph = SharingGraph(Sharing(options.rules_config()))
+    policies = {"random": graph.uniform()}
+    for beta in options.selfishness:
+        policies[f"true reward, β = {beta:g}"] = graph.best(beta, epsilon=options.epsilon)
+    return [(name, [graph.outcome(policy)]) for name, policy in policies.items()]
 
 
 def _tables(chain: "CoexistenceChain", options: ExactOptions) -> list[tuple[str, list[Any]]]:

@@ -1,6 +1,7 @@
 from .aliased import learn_tables
 from .chain import CoexistenceChain, ExactOutcome
 from .episodes import Episodes, Policy, play
+from .graph import ExactShares, SharingGraph
 from .hidden import collect_hidden
 from .intervals import (
     Interval,
@@ -20,11 +21,13 @@ __all__ = [
     "Comparison",
     "Episodes",
     "ExactOutcome",
+    "ExactShares",
     "Frame",
     "Group",
     "Interval",
     "Policy",
     "Recording",
+    "SharingGraph",
     "collect_hidden",
     "compare",
     "cumulative_incidence",

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from matryo.empathy.envs import Coexistence, RulesConfig, World, make_rules
-from matryo.empathy.evaluate import CoexistenceChain, Comparison, Episodes, Group, Recording
+from matryo.empathy.envs import Coexistence, RulesConfig, Sharing, World, make_rules
+from matryo.empathy.evaluate import CoexistenceChain, Comparison, Episodes, Group, Recording, SharingGraph
+from matryo.empathy.evaluate.graph import LARGEST
 from matryo.empathy.report.player import player_fragment
 from matryo.empathy.report.plots import draw_coins, draw_curves, draw_groups, draw_incidence, label
 from matryo.spine import report
@@ -75,6 +76,8 @@ def write_report(findings: Sequence[Findings], path: Path, title: str) -> None:
             page.section(f"{where}training".capitalize(), *_training(one))
         if isinstance(one.world, Coexistence) and one.world.rules.others == 1:
             page.section(f"{where}exact answers".capitalize(), *_exact(one.world, one.tables))
+        if isinstance(one.world, Sharing) and one.world.rules.others == 1 and one.world.rules.size <= LARGEST:
+            page.section(f"{where}exact answers".capitalize(), *_exact_shares(one.world))
     page.write(path)
 
 
@@ -126,6 +129,11 @@ EXACT = (
 TABLES = (
     "The same rule learned with one table row for each observation, where a dead other looks like one out of sight: "
     "median over seeds [lowest, highest], each table's policy computed exactly."
+)
+EXACT_SHARES = (
+    "Computed, not sampled, from all positions that some play leads to: the best play of one that is paid β times its "
+    "own coins and 1 − β times the other's, looks ahead at γ = 0.99, and knows the board and the sweep. So much could "
+    "be reached; the agents above see five cells across."
 )
 COINS = "Both agents' coins; on the dashed line all are taken, on the dotted one both have as many."
 
@@ -222,6 +230,16 @@ def _exact(world: Coexistence, tables: Sequence[dict[str, Any]]) -> list[Any]:
         ]
         html += [TABLES, report.table(["policy", "seeds", "steps", "kills", "died"], cells)]
     return html
+
+
+def _exact_shares(world: Sharing) -> list[Any]:
+    graph, rows = SharingGraph(world), []
+    policies = {"random": graph.uniform()}
+    policies |= {f"true reward, β = {b:g}": graph.best(b) for b in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)}
+    for name, policy in policies.items():
+        out = graph.outcome(policy)
+        rows.append([name, round(out.equality, 3), round(out.coins, 2), round(out.other_coins, 2), round(out.steps, 1)])
+    return [EXACT_SHARES, report.table(["policy", "equality", "coins", "other's coins", "steps"], rows)]
 
 
 def _spread(values: Sequence[float]) -> str:
