@@ -117,7 +117,7 @@ def test_every_format_gives_the_same_layers(stack, eager, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["zarr", "nc"])
 @pytest.mark.parametrize("given", ["zarr2", "zarr3", "nc"])
 def test_what_is_written_knows_its_place_however_the_input_was_stored(stack, tmp_path, given, kind):
-    """Compressors of the input's format are forgotten, its CRS is not: each layer names the coordinate that holds it."""
+    """Compressors of the input's format are forgotten, its CRS is not: each layer names the coordinate holding it."""
     pytest.importorskip("h5py", reason="NetCDF needs h5py")
     import rioxarray  # noqa: F401
 

@@ -82,7 +82,7 @@ def fit_raster(
 
 
 def tally(found: "xr.Dataset") -> tuple[int, dict[str, int]]:
-    """How many pixels and seasons of a result have a start, and how many have each flag that any has; block by block."""
+    """How many pixels and seasons of a result have a start, and how many each flag that any has; block by block."""
     flags = found["flags"].astype("int16")
     counts = {name: int(((flags & bit) > 0).sum()) for name, (bit, _) in FLAGS.items()}
     return int(found["sos_doy"].notnull().sum()), {name: count for name, count in counts.items() if count}
