@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#0b0c0d"  # stands for the page's text colour until the figure is written
-COLOURS = ("#2f7ed8", "#e0761a", "#2a9d62", "#c2417c", "#8a63d2", "#9a8412", "#6b7785")  # mid-tones for light and dark
+COLOURS = (
+    "#2f7ed8", "#e0761a", "#2a9d62", "#c2417c", "#8a63d2", "#9a8412", "#6b7785",
+    "#17a2b0", "#b5482f", "#74a32b", "#d277c4", "#4f56c8", "#a3764d", "#1d7f70",
+)  # fmt: skip  # mid-tones for light and dark
+INSIDE = 5
+"""Entries a legend may have among the curves; a longer one stands beside them, where it hides none."""
 
 
 def lines(
@@ -61,7 +66,9 @@ def svg(draw: Callable[["Axes"], object], xlabel: str, ylabel: str, logy=False, 
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         axes.set_axisbelow(True)
         if legend:
-            axes.legend(frameon=False, loc="best")  # said, or a machine that is slow to find the place warns of it
+            beside = len(axes.get_legend_handles_labels()[1]) > INSIDE
+            where: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {"loc": "best"}
+            axes.legend(frameon=False, **where)  # said, or a machine that is slow to find the place warns of it
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"(?s)^.*?(?=<svg)|<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", out.getvalue())

@@ -86,7 +86,7 @@ def test_from_tables_to_a_report(run, folder):
     for said in ("range over 3 folds", "soil_t", "n/a", "t(n − p)", "shap", "not known to us"):
         assert said in page, said
     scores = pd.read_parquet(drivers.path / "scores.parquet").set_index(["scheme", "model"])
-    shown = f"{scores.loc[('both', 'ridge'), 'rmse']:.3g}"
+    shown = f"{scores.loc[('both', 'ridge'), 'rmse']:#.3g}"
     assert shown in page
     slope = pd.read_parquet(drivers.path / "slopes.parquet").iloc[0]
     assert f"{slope['slope']:+.2f} days per °C" in page
@@ -132,6 +132,25 @@ def test_weather_that_begins_late_leaves_out_its_seasons_only(run):
     )
     assert said.count("note: weather") == 1
     assert "2 years" in said  # 2015 and 2016 are left, and the slope says how little that is
+
+
+def test_a_cut_off_after_the_event_and_transects_that_are_none_are_told(run, folder):
+    assert run("phenology fit ndvi.csv")[0] == 0
+    line = f"phenology drivers runs/latest {TABLES} --target sos --model ols --scheme year"
+    code, said, _ = run(f"{line} --cutoff 300")
+    assert code == 0
+    assert re.search(r"note: drivers: windows end before day 300, after the sos of (\d+) of \1 seasons", said)
+    fitted = pd.read_parquet(read_run(folder / "runs" / "latest").parents[0] + "/seasons.parquet")
+    early = int(np.floor(fitted["sos_doy"].min()))
+    assert "note: drivers" not in run(f"{line} --cutoff {early}")[1]
+    plain = pd.read_csv(folder / "ndvi.csv").drop(columns="transect")
+    plain.to_csv(folder / "plain.csv", index=False)
+    assert run("phenology fit plain.csv")[0] == 0
+    before = sorted((folder / "runs").iterdir())
+    code, _, said = run(f"{line} --scheme plot --plots-by transect")
+    assert code == 2
+    assert "no column transect to leave out; name it in the fit with --transect" in said
+    assert sorted((folder / "runs").iterdir()) == before
 
 
 CASES = {

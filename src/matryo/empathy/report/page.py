@@ -116,7 +116,7 @@ RISKS = (
 )
 DIFFERENCES = (
     "Baseline minus group, seed by seed, with a 95 % bootstrap interval over the paired seeds; and the probability "
-    "that a run of the group does less harm (or shares better) than one of the baseline."
+    "that a run of the group does better than one of the baseline: less harm, a fairer share, or more steps survived."
 )
 EXACT = (
     "Computed, not sampled: Coexistence as a Markov chain over all positions of both agents. “Full state” is the same "

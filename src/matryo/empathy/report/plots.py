@@ -43,7 +43,8 @@ def draw_curves(curves: Mapping[str, tuple[Sequence[float], np.ndarray]], ylabel
             axes.plot(steps, values, color=colour, alpha=0.18, linewidth=0.8)
             ordered, cut = np.sort(values, axis=1), values.shape[1] // 4
             middle = ordered[:, cut : values.shape[1] - cut].mean(1)
-            axes.plot(steps, middle, color=colour, linewidth=1.8, label=label(name))
+            lone = "o" if len(steps) == 1 else None  # a line through one point is not seen
+            axes.plot(steps, middle, color=colour, linewidth=1.8, marker=lone, label=label(name))
 
     return svg(draw, "training step", ylabel, logy=logy, legend=len(curves) > 1)
 

@@ -147,7 +147,10 @@ def waterfall(row: "pd.DataFrame", unit: str, observed: float) -> str:
         axes.axvline(starts[0], color=INK, linewidth=0.8, linestyle=":", label="base value")
         axes.axvline(ends[-1], color=INK, linewidth=0.8, label="prediction")
         axes.axvline(observed, color=COLOURS[2], linewidth=1.0, linestyle="--", label="observed")
-        axes.margins(x=0.15)
+        axes.use_sticky_edges = (
+            False  # bars would cling to the axes' edge, with the base value and a label out of sight
+        )
+        axes.margins(x=0.18)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
 
     return svg(draw, unit, "", size=(7.6, 0.4 * len(row) + 1.0))
