@@ -160,6 +160,9 @@ def test_the_agent_written_for_coexistence_plays_in_no_other_world(tmp_path, mon
     assert run("empathy evaluate runs/latest --episodes 2 --epsilon 0", tmp_path, monkeypatch, capsys)[0] == 0
     told = json.loads((tmp_path / "runs" / "latest" / "evaluation.json").read_text())
     assert [group["name"] for group in told["measured"][0]["groups"]] == ["empathic-b0.5", "random"]
+    assert run("empathy replay runs/latest --form html --steps 4", tmp_path, monkeypatch, capsys)[0] == 0
+    page = (tmp_path / "runs" / "latest" / "replay.html").read_text(encoding="utf-8")
+    assert '"armed":false' in page and "weapon reaches" not in page, "nobody carries a weapon here"
 
 
 def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch, capsys):

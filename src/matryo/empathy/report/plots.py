@@ -24,6 +24,8 @@ def draw_groups(groups: Sequence[Group], metric: str, ylabel: str) -> str:
             axes.plot(i + spread, seeds, "o", color=colour, markersize=4, alpha=0.55, markeredgewidth=0)
             middle = group.iqm[metric]
             axes.plot([i - 0.28, i + 0.28], [middle.value] * 2, color=colour, linewidth=2.2)
+            if len(seeds) == 1:
+                continue  # one seed has no interval
             axes.plot([i + 0.28] * 2, [middle.low, middle.high], color=colour, linewidth=1.2)
             for end in (middle.low, middle.high):
                 axes.plot([i + 0.24, i + 0.32], [end] * 2, color=colour, linewidth=1.2)
