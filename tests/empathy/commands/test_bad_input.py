@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,19 @@ def test_the_agent_written_for_coexistence_plays_in_no_other_world(tmp_path, mon
     assert run("empathy replay runs/latest --form html --steps 4", tmp_path, monkeypatch, capsys)[0] == 0
     page = (tmp_path / "runs" / "latest" / "replay.html").read_text(encoding="utf-8")
     assert '"armed":false' in page and "weapon reaches" not in page, "nobody carries a weapon here"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_ends(sent):
+    from matryo.empathy.commands.train import stop_on_interrupt
+
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt), stop_on_interrupt() as should_stop:
+        assert not should_stop()
+        signal.raise_signal(sent)
+        assert should_stop()
+        signal.raise_signal(sent)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch, capsys):
