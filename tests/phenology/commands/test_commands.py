@@ -103,6 +103,29 @@ def test_a_fit_alone_has_a_report_too(run):
     assert run("phenology report runs/latest")[0] == 0
 
 
+def test_long_lists_are_cut_between_items_and_every_column_of_panels_has_its_days(run, folder):
+    """A row's number cut in half would be another row's; panels above an empty place are the last of their column."""
+    ndvi = pd.read_csv(folder / "ndvi.csv")
+    ndvi = ndvi[ndvi["plot"].isin(["P01", "P02", "P03"])].astype({"ndvi": object})
+    ndvi.loc[ndvi.index[20:80], "ndvi"] = "cloud"
+    ndvi.to_csv(folder / "cut.csv", index=False)
+    assert run("phenology fit cut.csv")[0] == 0
+    assert run("phenology report runs/latest")[0] == 0
+    page = (folder / "runs" / "latest" / "report.html").read_text(encoding="utf-8")
+    rows = re.search(r"ndvi is no number[^<]*</td><td[^>]*>([\d ]+) …<", page)
+    assert rows and set(map(int, rows[1].split())) <= set(range(22, 82))
+    panels = page[page.index("<svg") : page.index("</svg>")]
+    titles = re.findall(r">P\d\d, \d{4}<", panels)
+    days = [text for text in re.findall(r">(\d+)</text>", panels) if text == "200"]
+    assert len(days) == min(4, len(titles)) and len(titles) % 4
+
+
+def test_flags_name_whole_seasons():
+    from matryo.phenology.report.page import _cut
+
+    assert _cut("12 " * 40) == "12 " * 24 + "12 …"
+
+
 def test_a_messy_table_is_told_row_by_row_and_the_rest_is_fitted(run, folder):
     code, said, _ = run("phenology fit messy.csv")
     assert code == 0

@@ -47,8 +47,10 @@ def small_multiples(seasons: "pd.DataFrame", visits: "pd.DataFrame", form_name: 
             panel.set_title(f"{season['plot']}, {season['season']}" + (f"\n{flags}" if flags else ""), fontsize=7)
             panel.tick_params(labelsize=7)
             panel.grid(color=INK, alpha=0.12, linewidth=0.5)
-        for panel in list(panels.flat)[len(seasons) :]:
-            panel.set_visible(False)
+        for number in range(len(seasons), rows * columns):
+            panels.flat[number].set_visible(False)
+            if number >= columns:
+                panels.flat[number - columns].tick_params(labelbottom=True)  # nothing below it bears the days
         panels[0, 0].set_xlim(days[0], days[-1])
         panels[0, 0].set_ylim(low - 0.05, high + 0.08)
         figure.supxlabel("day of the season", fontsize=8)
