@@ -68,16 +68,19 @@ def fit_raster(
         parts.append(_apply(arrays, {"t": t, **settings}))
     joined = xr.concat(parts, dim=xr.IndexVariable("season", seasons))
     found = joined.assign_coords(layer=list(LAYERS)).to_dataset("layer")
+    found.attrs |= {"curve": config.curve, "robust": config.robust, "definition": definition}
+    return _described(found, stack)
+
+
+def _described(found: "xr.Dataset", stack: "xr.DataArray") -> "xr.Dataset":
+    """Types and units of the layers, and what the stack's coordinates say of themselves."""
     for name in ("visits", "flags"):
         found[name] = found[name].astype("int16")
     for name in LAYERS[:-2]:
         found[name].attrs["units"] = "days" if name.removesuffix("_se").endswith(("doy", "days")) else "1"
     found["integral_ndvi_days"].attrs["units"] = "NDVI days"
-    for name in (
-        found.coords.keys() & stack.coords.keys()
-    ):  # apply_ufunc forgets what x, y and the CRS say of themselves
+    for name in found.coords.keys() & stack.coords.keys():  # apply_ufunc forgets those of x, y and the CRS
         found[name].attrs |= stack[name].attrs
-    found.attrs |= {"curve": config.curve, "robust": config.robust, "definition": definition}
     return found
 
 
