@@ -95,5 +95,10 @@ def test_mown_and_edge_pegged_years_are_flagged_and_the_slope_is_of_eleven_years
     slopes = pd.read_parquet(tmp_path / "runs" / "latest" / "slopes.parquet")
     soil = slopes[(slopes["driver"] == "soil_t") & (slopes["definition"] == "")].iloc[0]
     assert soil["dof"] == 9
+    assert [round(soil[key], 1) for key in ("slope", "low", "high")] == [
+        2.5,
+        -9.4,
+        14.4,
+    ]  # as docs/phenology/data.md says
     assert soil["note"] == "t(9)"
     assert cli.run(shlex.split("phenology report runs/latest")) == 0

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from matryo.spine.figures import bars, histogram, lines
+from matryo.spine.figures import COLOURS, bars, histogram, lines
 
 SERIES = {"one": ([1, 2, 3], [1.0, 0.1, 0.01]), "two": ([1], [5.0])}
 FIGURES = [
@@ -52,6 +52,17 @@ def test_the_bytes_are_the_same_in_another_process():
     code = f"from matryo.spine.figures import lines; print(lines({SERIES!r}, 'tokens', 'FVU', logy=True), end='')"
     other = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout == FIGURES[0]
+
+
+def test_many_curves_have_colours_of_their_own_and_a_legend_that_hides_none():
+    names = [f"curve {i}" for i in range(14)]
+    drawn = lines({name: ([0, 1], [i, i]) for i, name in enumerate(names)}, "x", "y")
+    assert len({colour for colour in COLOURS if f"stroke: {colour}" in drawn}) == 14
+    frame = re.search(r'patch_2">\s*<path d="M [\d.]+ [\d.]+ \nL ([\d.]+) ', drawn)
+    assert frame
+    for name in names:
+        place = re.search(rf"rotate\(-0 ([\d.]+) [^>]*>{name}</text>", drawn)
+        assert place and float(place[1]) > float(frame[1]), "beside the axes"
 
 
 def test_a_legend_on_a_slow_machine_is_no_warning(monkeypatch):

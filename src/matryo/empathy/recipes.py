@@ -39,7 +39,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
         {"env": "sharing", "rules": "published", **_PUBLISHED_SCHEDULE},
     ),
     "controls": (
-        "Coexistence with every agent: the controls and side-effect baselines beside Empathic DQN.",
+        "Coexistence with every agent: the controls and side-effect baselines beside Empathic DQN (dqn is its β = 1).",
         {
             "agent": ("empathic", "kill_penalty", "own_value", "true_reward", "aup"),
             "selfishness": (0.5, 1.0),

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#0b0c0d"  # stands for the page's text colour until the figure is written
-COLOURS = ("#2f7ed8", "#e0761a", "#2a9d62", "#c2417c", "#8a63d2", "#9a8412", "#6b7785")  # mid-tones for light and dark
+COLOURS = (
+    "#2f7ed8", "#e0761a", "#2a9d62", "#c2417c", "#8a63d2", "#9a8412", "#6b7785",
+    "#17a2b0", "#b5482f", "#74a32b", "#d277c4", "#4f56c8", "#a3764d", "#1d7f70",
+)  # fmt: skip  # mid-tones for light and dark
 
 
 def lines(
@@ -45,13 +48,8 @@ def svg(draw: Callable[["Axes"], object], xlabel: str, ylabel: str, logy=False, 
     style: dict[Any, Any] = dict.fromkeys(
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
     )
-    style |= {
-        "svg.hashsalt": "matryo",
-        "svg.fonttype": "none",
-        "font.size": 9,
-        "axes.prop_cycle": cycler(color=COLOURS),
-    }
-    style |= {"axes.spines.top": False, "axes.spines.right": False}
+    style |= {"svg.hashsalt": "matryo", "svg.fonttype": "none", "font.size": 9}
+    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": cycler(color=COLOURS)}
     with mpl.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
@@ -61,7 +59,10 @@ def svg(draw: Callable[["Axes"], object], xlabel: str, ylabel: str, logy=False, 
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         axes.set_axisbelow(True)
         if legend:
-            axes.legend(frameon=False, loc="best")  # said, or a machine that is slow to find the place warns of it
+            where: dict[str, Any] = {"loc": "best"}  # said, or a machine that is slow to find the place warns of it
+            if len(axes.get_legend_handles_labels()[1]) > 5:  # beside the axes it hides no curve
+                where = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+            axes.legend(frameon=False, **where)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"(?s)^.*?(?=<svg)|<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", out.getvalue())

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +145,43 @@ def test_an_evaluation_says_who_made_what_and_agrees_with_its_episodes(trained, 
     page = (tmp_path / "runs" / "latest" / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
     assert page.count("<svg") >= 3 and "mplayer" in page
+
+
+def test_a_baseline_that_is_not_there_is_refused_before_a_game_is_played(trained, tmp_path, monkeypatch, capsys):
+    code, said = run(f"empathy evaluate {trained} --episodes 2 --baseline dqm", tmp_path, monkeypatch, capsys)
+    assert code == 2 and "unknown baseline 'dqm': did you mean 'dqn'?" in error_of(said)
+    assert not (tmp_path / "runs").exists()
+    line = f"empathy evaluate {trained} --episodes 2 --epsilon 0"  # without β = 1 the default compares nothing
+    assert run(line, tmp_path, monkeypatch, capsys)[0] == 0
+
+
+def test_the_agent_written_for_coexistence_plays_in_no_other_world(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[3] / "docs" / "empathy" / "worlds.md"
+    code = re.search(r'```python title="corridor.py"\n(.*?)```', page.read_text(encoding="utf-8"), re.DOTALL)
+    assert code
+    (tmp_path / "corridor.py").write_text(code[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    line = f"empathy train --env corridor:Corridor {TINY}"
+    assert run(line, tmp_path, monkeypatch, capsys)[0] == 0
+    assert run("empathy evaluate runs/latest --episodes 2 --epsilon 0", tmp_path, monkeypatch, capsys)[0] == 0
+    told = json.loads((tmp_path / "runs" / "latest" / "evaluation.json").read_text())
+    assert [group["name"] for group in told["measured"][0]["groups"]] == ["empathic-b0.5", "random"]
+    assert run("empathy replay runs/latest --form html --steps 4", tmp_path, monkeypatch, capsys)[0] == 0
+    page = (tmp_path / "runs" / "latest" / "replay.html").read_text(encoding="utf-8")
+    assert '"armed":false' in page and "weapon reaches" not in page, "nobody carries a weapon here"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_ends(sent):
+    from matryo.empathy.commands.train import stop_on_interrupt
+
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt), stop_on_interrupt() as should_stop:
+        assert not should_stop()
+        signal.raise_signal(sent)
+        assert should_stop()
+        signal.raise_signal(sent)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch, capsys):

@@ -86,7 +86,7 @@ def test_from_tables_to_a_report(run, folder):
     for said in ("range over 3 folds", "soil_t", "n/a", "t(n − p)", "shap", "not known to us"):
         assert said in page, said
     scores = pd.read_parquet(drivers.path / "scores.parquet").set_index(["scheme", "model"])
-    shown = f"{scores.loc[('both', 'ridge'), 'rmse']:.3g}"
+    shown = f"{scores.loc[('both', 'ridge'), 'rmse']:#.3g}"
     assert shown in page
     slope = pd.read_parquet(drivers.path / "slopes.parquet").iloc[0]
     assert f"{slope['slope']:+.2f} days per °C" in page
@@ -101,6 +101,29 @@ def test_from_tables_to_a_report(run, folder):
 def test_a_fit_alone_has_a_report_too(run):
     assert run("phenology fit two.csv --robust none --curve gaussian")[0] == 0
     assert run("phenology report runs/latest")[0] == 0
+
+
+def test_long_lists_are_cut_between_items_and_every_column_of_panels_has_its_days(run, folder):
+    """A row's number cut in half would be another row's; panels above an empty place are the last of their column."""
+    ndvi = pd.read_csv(folder / "ndvi.csv")
+    ndvi = ndvi[ndvi["plot"].isin(["P01", "P02", "P03"])].astype({"ndvi": object})
+    ndvi.loc[ndvi.index[20:80], "ndvi"] = "cloud"
+    ndvi.to_csv(folder / "cut.csv", index=False)
+    assert run("phenology fit cut.csv")[0] == 0
+    assert run("phenology report runs/latest")[0] == 0
+    page = (folder / "runs" / "latest" / "report.html").read_text(encoding="utf-8")
+    rows = re.search(r"ndvi is no number[^<]*</td><td[^>]*>([\d ]+) …<", page)
+    assert rows and set(map(int, rows[1].split())) <= set(range(22, 82))
+    panels = page[page.index("<svg") : page.index("</svg>")]
+    titles = re.findall(r">P\d\d, \d{4}<", panels)
+    days = [text for text in re.findall(r">(\d+)</text>", panels) if text == "200"]
+    assert len(days) == min(4, len(titles)) and len(titles) % 4
+
+
+def test_flags_name_whole_seasons():
+    from matryo.phenology.report.page import _cut
+
+    assert _cut("12 " * 40) == "12 " * 24 + "12 …"
 
 
 def test_a_messy_table_is_told_row_by_row_and_the_rest_is_fitted(run, folder):
@@ -132,6 +155,25 @@ def test_weather_that_begins_late_leaves_out_its_seasons_only(run):
     )
     assert said.count("note: weather") == 1
     assert "2 years" in said  # 2015 and 2016 are left, and the slope says how little that is
+
+
+def test_a_cut_off_after_the_event_and_transects_that_are_none_are_told(run, folder):
+    assert run("phenology fit ndvi.csv")[0] == 0
+    line = f"phenology drivers runs/latest {TABLES} --target sos --model ols --scheme year"
+    code, said, _ = run(f"{line} --cutoff 300")
+    assert code == 0
+    assert re.search(r"note: drivers: windows end before day 300, after the sos of (\d+) of \1 seasons", said)
+    fitted = pd.read_parquet(read_run(folder / "runs" / "latest").parents[0] + "/seasons.parquet")
+    early = int(np.floor(fitted["sos_doy"].min()))
+    assert "note: drivers" not in run(f"{line} --cutoff {early}")[1]
+    plain = pd.read_csv(folder / "ndvi.csv").drop(columns="transect")
+    plain.to_csv(folder / "plain.csv", index=False)
+    assert run("phenology fit plain.csv")[0] == 0
+    before = sorted((folder / "runs").iterdir())
+    code, _, said = run(f"{line} --scheme plot --plots-by transect")
+    assert code == 2
+    assert "no column transect to leave out; name it in the fit with --transect" in said
+    assert sorted((folder / "runs").iterdir()) == before
 
 
 CASES = {

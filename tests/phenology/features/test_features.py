@@ -96,3 +96,16 @@ def test_units_that_are_missing_are_told():
         read_daily(soil.assign(plot="z"), {"soil_t": "soil_t"}, KEYS, Problems(), "soil")
     with pytest.raises(ValueError, match="unknown soil column 'soil'"):
         read_daily(soil, {"soil_t": "soil"}, KEYS, Problems(), "soil")
+
+
+def test_what_cannot_have_been_measured_is_missing_and_told():
+    """FLUXNET's -9999 is no temperature, and a column of kelvins is an error, not a driver."""
+    table = pd.DataFrame({"date": pd.date_range("2014-01-01", periods=5), "air_t": [4.0, -9999, 6, 7, 8]})
+    table.index, problems = range(2, 7), Problems()
+    daily = read_daily(table, {"air_t": "air_t"}, KEYS, problems, "weather")["air_t"]
+    np.testing.assert_array_equal(daily.values, [[4.0, np.nan, 6, 7, 8]])
+    assert [str(one) for one in problems.found] == [
+        "weather, row 3: air_t outside -90 to 70, such as -9999: taken as missing"
+    ]
+    with pytest.raises(ValueError, match=r"air_t outside -90 to 70, such as 277.15, in every row; expected °C"):
+        read_daily(table.assign(air_t=277.15 + np.arange(5)), {"air_t": "air_t"}, KEYS, problems, "weather")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from matryo.phenology.commands.raster import write, written
 from matryo.phenology.curves import blocks
-from matryo.phenology.fit import FitConfig, fit_curves
-from matryo.phenology.raster import LAYERS, fit_raster, fitting, open_raster, synthetic_raster
+from matryo.phenology.fit import FLAGS, FitConfig, fit_curves
+from matryo.phenology.raster import LAYERS, fit_raster, fitting, open_raster, synthetic_raster, tally
 from matryo.phenology.season import measure
 
 CONFIG = FitConfig(robust="huber", threads=2)
@@ -113,6 +114,38 @@ def test_every_format_gives_the_same_layers(stack, eager, tmp_path, kind):
         np.testing.assert_array_equal(found[name].to_numpy(), eager[name].to_numpy())
 
 
+@pytest.mark.parametrize("kind", ["zarr", "nc"])
+@pytest.mark.parametrize("given", ["zarr2", "zarr3", "nc"])
+def test_what_is_written_knows_its_place_however_the_input_was_stored(stack, tmp_path, given, kind):
+    """Compressors of the input's format are forgotten, its CRS is not: each layer names the coordinate holding it."""
+    pytest.importorskip("h5py", reason="NetCDF needs h5py")
+    import rioxarray  # noqa: F401
+
+    placed = stack.isel(y=slice(4), x=slice(5)).rio.write_crs("EPSG:32627").to_dataset(name="ndvi")
+    path = tmp_path / ("in.nc" if given == "nc" else "in.zarr")
+    if given == "nc":
+        placed.to_netcdf(path, engine="h5netcdf")
+    else:
+        placed.to_zarr(path, zarr_format=int(given[-1]), consolidated=False)
+    out = tmp_path / f"out.{kind}"
+    write(fit_raster(open_raster(path, None, 3), CONFIG), out)
+    found = written(out)
+    assert found["sos_doy"].attrs["grid_mapping"] == "spatial_ref"
+    assert found.set_coords("spatial_ref").rio.crs.to_epsg() == 32627
+    np.testing.assert_array_equal(found["sos_doy"], fit_raster(stack.isel(y=slice(4), x=slice(5)), CONFIG)["sos_doy"])
+
+
+def test_a_result_is_counted_so_that_an_empty_one_is_seen(stack, eager):
+    dated, flags = tally(eager)
+    assert dated == 2 * 14 * 19 - 2
+    assert flags == {
+        name: int((eager["flags"].to_numpy() // bit % 2).sum())
+        for name, (bit, _) in FLAGS.items()
+        if (eager["flags"].to_numpy() // bit % 2).any()
+    }
+    assert tally(fit_raster(stack.isel(y=slice(2)) * 10_000, CONFIG)) == (0, {"too_few_points": 2 * 2 * 19})
+
+
 def test_a_worker_killed_in_the_middle_changes_nothing(stack, eager):
     """Two workers of a LocalCluster, one of them killed when results have begun to come: complete and equal."""
     distributed = pytest.importorskip("distributed")
@@ -158,6 +191,9 @@ def test_what_is_no_stack_is_told(tmp_path, stack):
     stack.to_dataset(name="b").assign(a=stack).to_zarr(tmp_path / "two.zarr", zarr_format=3, consolidated=False)
     with pytest.raises(ValueError, match="choose one with --variable"):
         open_raster(tmp_path / "two.zarr", None, 5)
+    stack.rename(time="band").to_zarr(tmp_path / "band.zarr", zarr_format=3, consolidated=False)
+    with pytest.raises(ValueError, match=r"no variable with a dimension called time, but .*\('band', 'y', 'x'\)"):
+        open_raster(tmp_path / "band.zarr", None, 5)
     with pytest.raises(ValueError, match="unknown variable 'c'"):
         open_raster(tmp_path / "two.zarr", "c", 5)
 

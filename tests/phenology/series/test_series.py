@@ -104,11 +104,54 @@ def test_csv_and_parquet_are_the_same_and_other_files_are_refused(tmp_path):
     pd.testing.assert_frame_equal(read_table(tmp_path / "t.csv"), read_table(tmp_path / "t.parquet"), check_dtype=False)
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00" * 9)
     (tmp_path / "empty.csv").write_text("plot,date\n")
-    for name, message in (("bad.csv", "cannot be read"), ("empty.csv", "no rows"), ("t.xlsx", "no known ending")):
+    for name, message in (("bad.csv", "is not UTF-8"), ("empty.csv", "no rows"), ("t.xlsx", "no known ending")):
         with pytest.raises(ValueError, match=message):
             read_table(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         read_table(tmp_path / "none.csv")
+
+
+PLAIN = "plot,date,ndvi\n007,2014-05-01,0.25\n,2014-05-02,0.5\n010,2014-05-03,-0.125\n"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        PLAIN.encode("utf-8-sig"),
+        PLAIN.replace("\n", "\r\n").encode(),
+        PLAIN.replace(",", ";").encode(),
+        PLAIN.replace(",", ";").replace(".", ",").encode("utf-8-sig"),
+        PLAIN.replace(",", "\t").encode(),
+        PLAIN.replace(",", ", ").replace("plot", " plot ").encode(),
+    ],
+)
+def test_spreadsheets_write_csv_in_many_ways_that_say_the_same(tmp_path, written):
+    (tmp_path / "t.csv").write_bytes(written)
+    found = read_table(tmp_path / "t.csv")
+    assert list(found.columns) == ["plot", "date", "ndvi"]
+    assert found["plot"].fillna("none").tolist() == ["007", "none", "010"]  # not 7.0
+    assert found["date"].tolist() == ["2014-05-01", "2014-05-02", "2014-05-03"]
+    assert pd.to_numeric(found["ndvi"]).tolist() == [0.25, 0.5, -0.125]
+
+
+def test_a_file_that_is_not_utf_8_says_so(tmp_path):
+    for encoding in ("cp1252", "utf-16"):
+        (tmp_path / "t.csv").write_bytes("plot,date,ndvi\nWüste,2014-05-01,0.2\n".encode(encoding))
+        with pytest.raises(ValueError, match=r"is not UTF-8 .*; save it as CSV UTF-8"):
+            read_table(tmp_path / "t.csv")
+
+
+def test_dates_with_slashes_are_read_where_the_year_is_first():
+    found, notes = pack([("a", "2014/05/31", 0.2), ("a", "2014/6/1", 0.3), ("a", "2014-05/30", 0.4)])
+    assert found.t[0, :2].tolist() == [151, 152]
+    assert found.w.sum() == 2, "mixed marks are no date"
+    assert len(notes) == 1 and "row 4: date is no date" in notes[0]
+
+
+def test_infinite_values_are_named():
+    found, notes = pack([("a", "2014-05-01", 0.2), ("a", "2014-05-31", "inf"), ("a", "2014-06-01", "-inf")])
+    assert found.w.sum() == 1
+    assert notes == ["t, rows 3, 4: ndvi is infinite: taken as missing"]
 
 
 def test_only_the_spike_is_cleaned_away_and_not_the_flank():

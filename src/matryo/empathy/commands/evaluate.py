@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from matryo.empathy.commands.options import EvaluateOptions, TrainOptions
 from matryo.spine.config import from_dict, to_dict
+from matryo.spine.errors import unknown
 from matryo.spine.progress import progress, say
 from matryo.spine.run import FinishedRun, RunFolder, read_run
 
@@ -65,6 +66,9 @@ def evaluate_run(
     if not finished:
         raise ValueError("no run is given; expected one or more finished training runs")
     world = same_world(finished)
+    groups = {name.rpartition("-s")[0] for run in finished for name in run.outputs["members"]} | {"random"}
+    if options.baseline not in groups and options.baseline != EvaluateOptions.baseline:
+        raise unknown("baseline", options.baseline, groups)
     config = {"run": [str(run.path) for run in finished], **to_dict(options)}
     with RunFolder.create(runs, name, "empathy evaluate", config, [run.path for run in finished]) as folder:
         arrays: dict[str, Any] = {}
@@ -109,11 +113,12 @@ def _measure(
     world: "World", finished: list[FinishedRun], options: EvaluateOptions, epsilon: float, arrays: dict[str, Any]
 ) -> Measured:
     from matryo.empathy.agents import HarmlessAgent, RandomAgent, load_agent
+    from matryo.empathy.envs import Coexistence
     from matryo.empathy.evaluate import compare, play, summarise
 
     members, played = [], []
     fixed: dict[str, Any] = {"random": RandomAgent(options.eval_seed)}
-    if not world.has_coins:
+    if isinstance(world, Coexistence):  # whose weapons it was written for; in another world it may harm
         fixed["harmless"] = HarmlessAgent()
     with progress(f"episodes at ε = {epsilon:g}", None, "steps") as bar:
         for run in finished:

@@ -128,16 +128,18 @@ def _greedy(world: Any, agent: Any, options: TrainOptions) -> dict[str, float]:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks training to stop after its step; the second interrupts at once."""
-    asked = False
+    """The first Ctrl-C, or SIGTERM as batch systems send it, asks training to stop after its step; the second ends it."""
+    asked, signals = False, (signal.SIGINT, signal.SIGTERM)
 
     def ask(*_: Any) -> None:
         nonlocal asked
         asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in signals:
+            signal.signal(each, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {each: signal.signal(each, ask) for each in signals}
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

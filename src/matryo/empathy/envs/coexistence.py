@@ -21,6 +21,7 @@ class Coexistence(World):
     """
 
     name = "coexistence"
+    has_weapons = True
 
     def __init__(self, rules: RulesConfig | None = None) -> None:
         super().__init__(rules)

@@ -51,7 +51,7 @@ def draw_game(world: World, state: State, game: int = 0, cell: int = CELL) -> np
                 anchor="mm",
                 font_size=cell * 0.32,
             )
-        elif state.alive[game, agent]:
+        elif world.has_weapons and state.alive[game, agent]:
             far = cell * 0.1
             pen.line((box[0], box[3] + far, box[2], box[3] + far), fill=colour, width=max(2, cell // 13))
             pen.line((box[2] + far, box[1], box[2] + far, box[3]), fill=colour, width=max(2, cell // 13))

@@ -65,6 +65,8 @@ class World(ABC):
 
     name: ClassVar[str]
     has_coins: ClassVar[bool] = False
+    has_weapons: ClassVar[bool] = False
+    "whether agents are drawn with a weapon that reaches down and right"
     start_draws: ClassVar[int] = 0
     "uniform numbers that `start` uses for one game"
 

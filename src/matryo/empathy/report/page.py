@@ -101,7 +101,8 @@ def _measurements(page: report.Report, one: Findings, where: str) -> None:
         figures.append(report.figure(_risks(one, groups), RISKS))
     page.section(f"{where}measurements".capitalize(), *one.about, _rules(one.world.rules), *tables, *figures)
     if rows := _comparisons(one, main):
-        page.section(f"{where}differences".capitalize(), DIFFERENCES, rows)
+        better = "a fairer share." if one.world.has_coins else "less harm, or more steps survived."
+        page.section(f"{where}differences".capitalize(), DIFFERENCES + better, rows)
 
 
 def _seeds(groups: Sequence[Group], metric: str, epsilon: float) -> Any:
@@ -119,7 +120,7 @@ RISKS = (
 )
 DIFFERENCES = (
     "Baseline minus group, seed by seed, with a 95 % bootstrap interval over the paired seeds; and the probability "
-    "that a run of the group does less harm (or shares better) than one of the baseline."
+    "that a run of the group does better than one of the baseline: "
 )
 EXACT = (
     "Computed, not sampled: Coexistence as a Markov chain over all positions of both agents. “Full state” is the same "
@@ -147,7 +148,10 @@ def _table(groups: dict[str, Group], epsilon: float, metrics: list[str]) -> Any:
             shown = f"{middle.value:.3g}"
             cells.append(shown if len(group.seeds) == 1 else f"{shown} [{middle.low:.3g}, {middle.high:.3g}]")
         rows.append([label(group.name), len(group.seeds), *cells])
-    heads: list[str | tuple[str, str]] = ["agent", "seeds", *((NAMES[m], MEANINGS[m]) for m in metrics)]
+    said = MEANINGS | (
+        {"steps": "steps until the last coin was taken, or the time limit"} if "coins" in metrics else {}
+    )
+    heads: list[str | tuple[str, str]] = ["agent", "seeds", *((NAMES[m], said[m]) for m in metrics)]
     return report.table(
         heads,
         rows,
@@ -168,7 +172,7 @@ def _comparisons(one: Findings, main: str) -> Any:
     rows = []
     for epsilon, comparisons in one.comparisons.items():
         for c in comparisons:
-            if c.metric in (main, "steps"):
+            if c.metric in ((main,) if one.world.has_coins else (main, "steps")):  # to take coins slowly is not better
                 d, p = c.difference, c.improvement
                 rows.append(
                     [f"{label(c.baseline)} − {label(c.group)}", NAMES[c.metric], f"{epsilon:g}",

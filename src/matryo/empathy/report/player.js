@@ -42,13 +42,14 @@
       pen.fillStyle = pen.strokeStyle = f.a[agent] ? COLOURS[agent ? 1 : 0] : "#a9b0b8";
       circle(pen, x + CELL / 2 + shift, y + CELL / 2, radius);
       if (game.coined) text(pen, String(f.h[agent]), x + CELL / 2 + shift, y + CELL / 2, "#fff", 13);
-      else if (f.a[agent]) {
+      else if (!f.a[agent]) text(pen, "×", x + CELL / 2 + shift, y + CELL / 2, "#fff", 18);
+      else if (game.armed) {
         pen.lineWidth = 3;
         const mx = x + CELL / 2 + shift, my = y + CELL / 2, reach = radius + 4;
         pen.beginPath(); pen.moveTo(mx - radius * .8, my + reach); pen.lineTo(mx + radius * .8, my + reach);
         pen.moveTo(mx + reach, my - radius * .8); pen.lineTo(mx + reach, my + radius * .8); pen.stroke();
         pen.lineWidth = 1;
-      } else text(pen, "×", x + CELL / 2 + shift, y + CELL / 2, "#fff", 18);
+      }
     }
     const each = width / 5, base = width + BAR + 12;
     for (let a = 0; a < 5; a++) {

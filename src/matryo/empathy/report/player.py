@@ -23,7 +23,10 @@ def player_fragment(recordings: Sequence[Recording]) -> Markup:
     """A player of games side by side, to be set into a page: markup, style and script in one."""
     data = json.dumps([_plain(recording) for recording in recordings], separators=(",", ":")).replace("<", "\\u003c")
     script = Markup((_HERE / "player.js").read_text(encoding="utf-8"))
-    return Markup(_template("player.html").render(id=f"player{next(_count)}", data=Markup(data), script=script))
+    coined = any(recording.world.has_coins for recording in recordings)
+    armed = any(recording.world.has_weapons for recording in recordings)
+    shown = {"id": f"player{next(_count)}", "data": Markup(data), "script": script, "coined": coined, "armed": armed}
+    return Markup(_template("player.html").render(shown))
 
 
 def write_player(recordings: Sequence[Recording], path: Path, title: str) -> None:
@@ -43,6 +46,7 @@ def _plain(recording: Recording) -> dict[str, Any]:
         "ending": recording.ending,
         "size": world.rules.size,
         "coined": world.has_coins,
+        "armed": world.has_weapons,
         "low": low,
         "high": high,
         "frames": [

@@ -24,6 +24,8 @@ def draw_groups(groups: Sequence[Group], metric: str, ylabel: str) -> str:
             axes.plot(i + spread, seeds, "o", color=colour, markersize=4, alpha=0.55, markeredgewidth=0)
             middle = group.iqm[metric]
             axes.plot([i - 0.28, i + 0.28], [middle.value] * 2, color=colour, linewidth=2.2)
+            if len(seeds) == 1:
+                continue  # one seed has no interval
             axes.plot([i + 0.28] * 2, [middle.low, middle.high], color=colour, linewidth=1.2)
             for end in (middle.low, middle.high):
                 axes.plot([i + 0.24, i + 0.32], [end] * 2, color=colour, linewidth=1.2)
@@ -43,7 +45,8 @@ def draw_curves(curves: Mapping[str, tuple[Sequence[float], np.ndarray]], ylabel
             axes.plot(steps, values, color=colour, alpha=0.18, linewidth=0.8)
             ordered, cut = np.sort(values, axis=1), values.shape[1] // 4
             middle = ordered[:, cut : values.shape[1] - cut].mean(1)
-            axes.plot(steps, middle, color=colour, linewidth=1.8, label=label(name))
+            lone = "o" if len(steps) == 1 else None  # a line through one point is not seen
+            axes.plot(steps, middle, color=colour, linewidth=1.8, marker=lone, label=label(name))
 
     return svg(draw, "training step", ylabel, logy=logy, legend=len(curves) > 1)
 

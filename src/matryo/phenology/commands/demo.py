@@ -24,7 +24,7 @@ def demo(
     """Fit, explain and report a synthetic warming-gradient site, whose truth is known.
 
     Three runs are made: the fit, the drivers, and the report, which a browser opens without a server. With all models it
-    takes one to three minutes on two cores.
+    takes up to seven minutes of processor time, with --model ols --model ridge a quarter of one.
 
     Examples
     --------

@@ -68,10 +68,13 @@ def drivers_run(fitted: Path, options: DriverOptions, runs: Path, name: str = "d
     daily = _daily(source, seasons, options, problems)
     studies = {target: _study(target, source, seasons, daily, options, problems) for target in options.target}
     models = part(options, ModelConfig)
+    fits = sum(
+        count_folds(study, models) for study in studies.values()
+    )  # what cannot be split is told before a run is made
     config = {"run": str(source.path), **to_dict(options)}
     with RunFolder.create(runs, name, "phenology drivers", config, [source.path]) as run:
         validations, attributions = [], []
-        with progress("cross-validation", sum(count_folds(s, models) for s in studies.values()), "fits") as bar:
+        with progress("cross-validation", fits, "fits") as bar:
             for study in studies.values():
                 validations += validate(study, models, bar.advance)
         scheme = options.scheme[-1] if options.scheme[-1] != "both" else options.scheme[0]

@@ -69,7 +69,7 @@ def fit_run(data: str, options: FitOptions, runs: Path, name: str) -> "tuple[Pat
         table = site.ndvi.set_axis(range(2, len(site.ndvi) + 2))
         columns = ColumnConfig()
     else:
-        table = read_table(Path(data))
+        table = read_table(Path(data), (columns.plot, columns.site or "site", columns.transect or "transect"))
     try:
         series = pack_series(table, columns, problems, SYNTHETIC if site else Path(data).name)
     except ValueError:

@@ -56,7 +56,7 @@ def raster(
 def raster_run(data: str, options: RasterOptions, runs: Path, name: str, kind: str, cluster: str | None) -> Path:
     """Fit a stack into a new run folder, and return where the layers are."""
     from matryo.phenology.fit import FitConfig
-    from matryo.phenology.raster import fit_raster, open_raster, synthetic_raster
+    from matryo.phenology.raster import fit_raster, open_raster, synthetic_raster, tally
 
     if data == "synthetic":
         stack = synthetic_raster(options.height, options.width, options.chunk, options.seed)
@@ -67,21 +67,42 @@ def raster_run(data: str, options: RasterOptions, runs: Path, name: str, kind: s
     with RunFolder.create(runs, f"raster-{name}", "phenology raster", config) as run, _scheduler(cluster):
         where = "seasons.zarr" if kind == "zarr" else "seasons.nc"
         write(found, run.path / where)
+        dated, flags = tally(written(run.path / where))
         sizes = {str(dim): int(size) for dim, size in found.sizes.items()}
         run.finish({"seasons": where, "sizes": sizes, "layers": [str(v) for v in found.data_vars]})
     seasons = " × ".join(f"{size:,} {dim}" for dim, size in sizes.items())
-    say(f"fitted {seasons}", **sizes)
+    said = ", ".join(f"{count:,} {name}" for name, count in flags.items()) or "none"
+    say(f"fitted {seasons}: {dated:,} with a start of season; flags: {said}", **sizes, dated=dated, flags=flags)
+    if not dated:
+        why = "NDVI outside [-1, 1] is left out, so give --ndvi-scale 0.0001 if it is stored as integers"
+        say(f"note: no pixel has a date; {why}", dated=0)
     return run.path / where
 
 
 def write(found: "xr.Dataset", path: Path) -> None:
-    """Write the layers; Zarr takes every block as it is done."""
+    """Write the layers; Zarr takes every block as it is done.
+
+    How the input was stored is forgotten first, since compressors of one Zarr format are none of another. Every layer names
+    the coordinate that holds the CRS, without which no GIS finds it.
+    """
+    crs = [str(name) for name, one in found.coords.items() if {"crs_wkt", "grid_mapping_name"} & set(one.attrs)]
+    found = found.drop_encoding()
+    for layer in found.data_vars.values():
+        if crs:
+            layer.encoding["grid_mapping"] = crs[0]
     if path.suffix == ".zarr":
         found.to_zarr(path, mode="w", zarr_format=2, consolidated=True)
     else:
         import_module("h5py")  # h5netcdf writes through it
 
         found.to_netcdf(path, engine="h5netcdf")
+
+
+def written(path: Path) -> "xr.Dataset":
+    """The layers as they were written, lazily."""
+    import xarray as xr
+
+    return xr.open_dataset(path, engine="zarr" if path.is_dir() else "h5netcdf", chunks={})
 
 
 @contextmanager

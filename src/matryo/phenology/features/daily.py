@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matryo.phenology.series import Problems, column_dates, column_numbers, need_columns
+from matryo.phenology.series import Problems, column_dates, measured_numbers, need_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,7 @@ def read_daily(
     need_columns(table, [date, *columns.values()], name, "name another with --…-column, or leave the driver out")
     by = next((key for key in ("plot", "site") if key in table and key in keys), None)
     dates = column_dates(table, date, name, problems)
-    numbers = {ours: column_numbers(table, theirs, name, problems) for ours, theirs in columns.items()}
+    numbers = {ours: measured_numbers(table, ours, theirs, name, problems) for ours, theirs in columns.items()}
     table = table.assign(_date=dates, _unit=table[by].astype("string") if by else "all", **numbers)
     table = table[table["_date"].notna() & table["_unit"].notna()]
     if not len(table):

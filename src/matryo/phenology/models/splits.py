@@ -25,8 +25,10 @@ def make_splits(study: Study, scheme: str, plot_folds: int, plots_by: str = "plo
     neither the weather of the test year nor the test plots have been seen (leave location and time out).
 
     Raises:
-        ValueError: There are too few years or plots for the scheme.
+        ValueError: There are too few years or plots for the scheme, or no transects where they are to be left out.
     """
+    if plots_by not in study.keys:
+        raise ValueError(f"no column {plots_by} to leave out; name it in the fit with --{plots_by}, or leave out plots")
     years, plots = study.season, assign_folds(study.group(plots_by), plot_folds, seed)
     if scheme != "plot" and len(np.unique(years)) < 2:
         raise ValueError(f"{study.target} has one year; expected at least 2 to leave years out, give --scheme plot")

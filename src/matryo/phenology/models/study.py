@@ -106,6 +106,10 @@ def make_study(
         if not covered.all():
             left_out["drivers not covered"] = int((~covered).sum())
         rows, keys, event = rows[covered], keys[covered].reset_index(drop=True), event[covered]
+    if features.cutoff is not None and len(event) and features.cutoff > earliest(event):
+        seen = int((event < features.cutoff).sum())
+        said = f"windows end before day {features.cutoff}, after the {target} of {seen} of {len(event)} seasons"
+        problems.add("drivers", f"{said}: they see days past the event, as nothing known beforehand could")
     if len(rows) < 8 or rows["season"].nunique() < 2:
         reasons = ", ".join(f"{name}: {count}" for name, count in left_out.items()) or "there are no more"
         raise ValueError(

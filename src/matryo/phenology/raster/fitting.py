@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matryo.phenology.fit import FitConfig, fit_curves
+from matryo.phenology.fit import FLAGS, FitConfig, fit_curves
 from matryo.phenology.season import measure
 
 if TYPE_CHECKING:
@@ -68,13 +68,27 @@ def fit_raster(
         parts.append(_apply(arrays, {"t": t, **settings}))
     joined = xr.concat(parts, dim=xr.IndexVariable("season", seasons))
     found = joined.assign_coords(layer=list(LAYERS)).to_dataset("layer")
+    found.attrs |= {"curve": config.curve, "robust": config.robust, "definition": definition}
+    return _described(found, stack)
+
+
+def _described(found: "xr.Dataset", stack: "xr.DataArray") -> "xr.Dataset":
+    """Types and units of the layers, and what the stack's coordinates say of themselves."""
     for name in ("visits", "flags"):
         found[name] = found[name].astype("int16")
     for name in LAYERS[:-2]:
         found[name].attrs["units"] = "days" if name.removesuffix("_se").endswith(("doy", "days")) else "1"
     found["integral_ndvi_days"].attrs["units"] = "NDVI days"
-    found.attrs |= {"curve": config.curve, "robust": config.robust, "definition": definition}
+    for name in found.coords.keys() & stack.coords.keys():  # apply_ufunc forgets those of x, y and the CRS
+        found[name].attrs |= stack[name].attrs
     return found
+
+
+def tally(found: "xr.Dataset") -> tuple[int, dict[str, int]]:
+    """How many pixels and seasons of a result have a start, and how many each flag that any has; block by block."""
+    flags = found["flags"].astype("int16")
+    counts = {name: int(((flags & bit) > 0).sum()) for name, (bit, _) in FLAGS.items()}
+    return int(found["sos_doy"].notnull().sum()), {name: count for name, count in counts.items() if count}
 
 
 def _apply(arrays: "list[xr.DataArray]", settings: dict[str, Any]) -> "xr.DataArray":

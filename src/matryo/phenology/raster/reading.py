@@ -56,14 +56,17 @@ def _open_dataset(path: Path, variable: str | None) -> "xr.DataArray":
         more: dict[str, Any] = (
             {"consolidated": False} if engine == "zarr" else {}
         )  # works for every store; None would warn at most
-        found = xr.open_dataset(path, engine=engine, chunks={}, **more)
+        found = xr.open_dataset(path, engine=engine, chunks={}, decode_coords="all", **more)
     except (OSError, ValueError, KeyError) as error:
         said = f"{path} cannot be read as {'Zarr' if path.is_dir() else 'NetCDF-4'}: {error}"
         raise ValueError(f"{said}; expected .nc (NetCDF-4), .zarr, .tif or a folder of .tif") from error
     with_time = [str(name) for name, one in found.data_vars.items() if "time" in one.dims]
     if variable is None:
-        if len(with_time) != 1:
-            raise ValueError(f"{path} has {with_time or list(found.data_vars)} over time; choose one with --variable")
+        if not with_time:
+            said = ", ".join(f"{name} {one.dims}" for name, one in found.data_vars.items()) or "nothing"
+            raise ValueError(f"{path} has no variable with a dimension called time, but {said}; rename the dimension")
+        if len(with_time) > 1:
+            raise ValueError(f"{path} has {with_time} over time; choose one with --variable")
         variable = with_time[0]
     if variable not in found:
         raise unknown("variable", variable, map(str, found.data_vars))
@@ -96,6 +99,10 @@ def _open_tiff(path: Path, dates: Path | None) -> "xr.DataArray":
             f"{len(files) - len(found)} file names of {path} hold no date; expected 20140531, 2014-05-31 or 2014151"
         )
     flat: list[xr.DataArray] = [layer.isel(band=0, drop=True) for layer in layers]
+    for file, layer in zip(files, flat, strict=True):
+        if not (layer["x"].equals(flat[0]["x"]) and layer["y"].equals(flat[0]["y"])):
+            said = f"{file} is not on the grid of {files[0].name}: {layer.shape} pixels beside {flat[0].shape}"
+            raise ValueError(f"{said}, or of another extent; expected one grid, warp them to it")
     return xr.concat(flat, dim=xr.IndexVariable("time", found), join="exact", coords="minimal", compat="override")
 
 

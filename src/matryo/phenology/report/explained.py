@@ -4,6 +4,7 @@
 # pyright: reportGeneralTypeIssues=false, reportReturnType=false, reportOperatorIssue=false, reportAssignmentType=false
 # (pandas' inline types call its own everyday idioms errors)
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def _score_table(scores: "pd.DataFrame", target: str) -> Any:
                 row["model"],
                 str(row["rows"]),
                 *cells,
-                f"{row['rmse_year_least']:.3g}–{row['rmse_year_largest']:.3g}",
+                f"{three(row['rmse_year_least'])}–{three(row['rmse_year_largest'])}",
             ]
         )
     return report.table(heads, rows)
@@ -101,11 +102,31 @@ def _residual_table(scores: "pd.DataFrame") -> Any:
 
 
 def _bracket(row: dict[str, Any], key: str) -> str:
-    value = f"{row[key]:.3g}" if key != "r2" else f"{row[key]:.2f}"
-    if np.isnan(row[f"{key}_low"]):
-        return value
-    form = ".2f" if key == "r2" else ".3g"
-    return f"{value} [{row[f'{key}_low']:{form}}, {row[f'{key}_high']:{form}}]".replace(" ", NBSP)
+    value, low, high = (
+        f"{row[at]:.2f}" if key == "r2" else three(row[at]) for at in (key, f"{key}_low", f"{key}_high")
+    )
+    return value if np.isnan(row[f"{key}_low"]) else f"{value} [{low}, {high}]".replace(" ", NBSP)
+
+
+def three(value: float) -> str:
+    """Three significant digits, zeros among them: 3.10 is known as well as 3.13.
+
+    Example:
+        >>> three(3.1), three(0.02), three(123.4)
+        ('3.10', '0.0200', '123')
+    """
+    return f"{value:#.3g}".rstrip(".")
+
+
+def decimals(low: float, high: float, least: int) -> int:
+    """Decimals that show two digits of an interval's width, and `least` at least.
+
+    Example:
+        >>> decimals(-1.73, -1.33, 2), decimals(-0.00021, 0.00014, 4)
+        (2, 5)
+    """
+    width = high - low
+    return max(least, 1 - math.floor(math.log10(width))) if np.isfinite(width) and width > 0 else least
 
 
 def _settings(folds: "pd.DataFrame") -> Any:
@@ -198,9 +219,10 @@ def _importance(one: "pd.DataFrame", grouped: "pd.DataFrame", unit: str) -> Any:
 def _slopes(results: Results, target: str) -> list[Any]:
     slopes, unit = results.drivers["slopes"], UNITS[target]
     slopes = slopes[slopes["target"] == target]
-    digits = 4 if target == "peak" else 2
+    least = 4 if target == "peak" else 2
     rows: list[list[Any]] = []
     for row in slopes[slopes["definition"] == ""].to_dict("records"):
+        digits = decimals(row["low"], row["high"], least)
         interval = f"{row['low']:.{digits}f} to {row['high']:.{digits}f}" if np.isfinite(row["low"]) else "n/a"
         rows.append(
             [
@@ -220,6 +242,7 @@ def _slopes(results: Results, target: str) -> list[Any]:
     ):
         known = folds[column].dropna()
         if len(known):
+            digits = decimals(known.min(), known.max(), least)
             spread = f"{known.min():.{digits}f} to {known.max():.{digits}f}"
             model = folds["model"].iloc[0]
             rows.append(

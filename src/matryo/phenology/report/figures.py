@@ -47,8 +47,10 @@ def small_multiples(seasons: "pd.DataFrame", visits: "pd.DataFrame", form_name: 
             panel.set_title(f"{season['plot']}, {season['season']}" + (f"\n{flags}" if flags else ""), fontsize=7)
             panel.tick_params(labelsize=7)
             panel.grid(color=INK, alpha=0.12, linewidth=0.5)
-        for panel in list(panels.flat)[len(seasons) :]:
-            panel.set_visible(False)
+        for number in range(len(seasons), rows * columns):
+            panels.flat[number].set_visible(False)
+            if number >= columns:
+                panels.flat[number - columns].tick_params(labelbottom=True)  # nothing below it bears the days
         panels[0, 0].set_xlim(days[0], days[-1])
         panels[0, 0].set_ylim(low - 0.05, high + 0.08)
         figure.supxlabel("day of the season", fontsize=8)
@@ -147,7 +149,10 @@ def waterfall(row: "pd.DataFrame", unit: str, observed: float) -> str:
         axes.axvline(starts[0], color=INK, linewidth=0.8, linestyle=":", label="base value")
         axes.axvline(ends[-1], color=INK, linewidth=0.8, label="prediction")
         axes.axvline(observed, color=COLOURS[2], linewidth=1.0, linestyle="--", label="observed")
-        axes.margins(x=0.15)
+        axes.use_sticky_edges = (
+            False  # bars would cling to the axes' edge, with the base value and a label out of sight
+        )
+        axes.margins(x=0.18)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
 
     return svg(draw, unit, "", size=(7.6, 0.4 * len(row) + 1.0))

@@ -16,6 +16,7 @@ from matryo.phenology.report.explained import LEFT_OUT, explanation_sections
 from matryo.phenology.report.methods import methods, versions
 from matryo.phenology.report.tables import Results
 from matryo.phenology.season.definitions import DEFINITIONS
+from matryo.phenology.series.problems import shortened
 from matryo.spine import report
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def _data(results: Results) -> list[Any]:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) < 80 else f"{text[:76]} …"
+    """The beginning of a long list, up to a whole item: half a row's number is another row's."""
+    return text if len(text) < 80 else f"{text[:76].rpartition(' ')[0] or text[:76]} …"
 
 
 def choose_panels(seasons: "pd.DataFrame") -> "pd.DataFrame":
@@ -162,8 +164,8 @@ def _flags(results: Results) -> list[Any]:
     rows = []
     for name, (_, meaning) in FLAGS.items():
         here = results.seasons[flags.map(lambda names, name=name: name in names)]
-        which = ", ".join(f"{p} {s}" for p, s in zip(here["plot"], here["season"], strict=True))
-        rows.append([name, len(here), meaning, _cut(which)])
+        which = shortened([f"{p} {s}" for p, s in zip(here["plot"], here["season"], strict=True)])
+        rows.append([name, len(here), meaning, which])
     clear = int((results.seasons["flags"] == "").sum())
     return [
         report.text(f"{clear} of {len(results.seasons)} seasons have no flag. A flagged season stays in every table."),

@@ -1,7 +1,7 @@
 from .config import ColumnConfig
 from .pack import Series, pack_series
 from .problems import Problem, Problems
-from .tables import column_dates, column_numbers, need_columns, read_table
+from .tables import column_dates, column_numbers, measured_numbers, need_columns, read_table
 
 __all__ = [
     "ColumnConfig",
@@ -10,6 +10,7 @@ __all__ = [
     "Series",
     "column_dates",
     "column_numbers",
+    "measured_numbers",
     "need_columns",
     "pack_series",
     "read_table",
