@@ -2,7 +2,7 @@
 
 import copy
 import json
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import torch
 from starlette.testclient import TestClient
 from tests.sae.dashboard.planted import DEAD, DIGITS, LENGTHS, NESTED, NINE, SCRIPT, SEVEN, SITE, SMALL, STOP, THE, TWIN
 
+from matryo.sae.dashboard.pages.render import bar_links
 from matryo.sae.dashboard.server.app import make_app
 from matryo.sae.dashboard.server.live import Live
 from matryo.sae.dashboard.server.site import Site
@@ -220,6 +221,15 @@ def test_fifths_are_named_by_what_they_hold_and_the_weakest_come_first(sae, dens
 def test_a_bars_passages_are_of_its_interval(sae, dense):
     view = examples(sae, DIGITS, query(tab="random", from_=1.35, to=1.45))
     assert view["groups"][0]["count"] == ((dense[:, DIGITS] >= 1.35) & (dense[:, DIGITS] <= 1.45)).sum() > 0
+    # Also where an activation stands on the edge of two bars.
+    acts = np.array([2.0, 1.5, 1.0, 1.0, 0.52, 0.04], np.float32)
+    other = copy.copy(sae)
+    other._inverted = np.arange(13) // 12 * 6, np.arange(6, dtype=np.uint32), acts
+    counts = np.bincount(np.minimum(acts / 2 * 50, 49).astype(int), minlength=50).tolist()
+    for bar, link in enumerate(bar_links("", 50, 2.0)):
+        view = examples(other, 11, Query(dict(parse_qsl(urlsplit(link).query))))
+        assert view["groups"][0]["count"] == counts[bar], bar
+    assert examples(other, 11, query(tab="random", from_=0.5, to=1e300))["groups"][0]["count"] == 5
 
 
 def test_similar_passages_are_counted(sae, index, dense):
@@ -336,6 +346,14 @@ def test_suspects_come_by_what_may_have_been_absorbed(sae, dense):
         found = suspects(sae, containment, cosine)
         scores = [wanted[s["child"]["latent"], s["parent"]["latent"]] for s in found]
         assert scores == sorted(wanted.values(), reverse=True)[:20] and len(scores) > 3
+    other = copy.copy(sae)
+    other.edges = sae.edges.copy()
+    other.edges["containment"] = np.linspace(0.9, 0, len(other.edges)) ** 2
+    firings = fires.sum(0)[other.edges["child"]]
+    score = other.edges["cosine"] * (1 - other.edges["containment"]) * firings
+    found = suspects(other, 1.0, -1)
+    got = [s["cosine"] * (1 - s["containment"]) * s["firings"] for s in found]
+    assert got == pytest.approx(sorted(score.tolist(), reverse=True)[:20], abs=1e-5)
     two = np.zeros(4, sae.edges.dtype)
     two["child"], two["parent"] = (5, 5, 6, 6), (0, 1, 0, 1)
     two["containment"], two["cosine"] = (0.5, 0.9, 0.9, 0.4), (0.3, 0.2, 0.9, 0.9)
