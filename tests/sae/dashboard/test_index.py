@@ -203,6 +203,9 @@ def test_phrases_end_with_their_row_and_bytes_of_0_are_spaces(made):
                 if "".join(text[r][p : p + 2]) == pair
             ]
             assert corpus.find(pair).tolist() == expected
+        # One that ends within a token has been read at that token.
+        begun = [r * (LENGTH - 1) + p + 1 for r in range(ROWS) for p in range(LENGTH - 2) if text[r][p] == text[row][2]]
+        assert corpus.find(text[row][2] + "<").tolist() == begun != []
     joint = text[3][-1] + text[4][0]
     assert 4 * (LENGTH - 1) not in corpus.find(joint)
     assert corpus.find("\x00").tolist() == corpus.find(" ").tolist() == []

@@ -93,6 +93,20 @@ def test_matches_neurons_and_the_smallest_activation(sae, index, dense, live):
     assert latent_view(sae, DEAD, query())["smallest"] is None
 
 
+def test_the_tokens_of_a_latent_are_counted(sae, index, dense):
+    ids, fires = index.corpus.token_ids, dense[:, DIGITS] > 0
+    table = latent_view(sae, DIGITS, query())["top_tokens"]
+    numbers, counts = np.unique(ids[fires], return_counts=True)
+    assert [t["token_id"] for t in table] == numbers[np.lexsort((numbers, -counts))][:12].tolist() and len(table) > 3
+    for told in table:
+        mine = ids == told["token_id"]
+        assert told["count"] == (mine & fires).sum()
+        assert told["share"] == pytest.approx((mine & fires).sum() / fires.sum())
+        assert told["of_token"] == pytest.approx((mine & fires).sum() / mine.sum())
+        assert told["largest"] == pytest.approx(dense[mine, DIGITS].max(), abs=1e-4)
+    assert table[0]["share"] != table[0]["of_token"]
+
+
 def test_ranks_ends_of_histograms_and_the_order_of_children(sae, dense, live):
     fires = (dense > 0).sum(0)
     for latent in (SEVEN, THE, DEAD):
