@@ -17,6 +17,7 @@ from matryo.sae.compare import (
     merge_novel,
     path_of,
     published_units,
+    roc_of,
     trace_path,
 )
 
@@ -176,12 +177,24 @@ def test_the_greedy_order_says_when_it_needs_too_much(pair, monkeypatch):
         greedy_units(units_of(compared(*pair, activations(), threshold=0.5)), *pair, [activations()])
 
 
+def test_co_activations_are_no_more_than_all_pairs_of_latents(pair, monkeypatch):
+    units, x = units_of(compared(*pair, activations(), threshold=0.5)), activations()
+    monkeypatch.setattr(greedy, "MOST_BYTES", 12 * (N_SMALL + N_LARGE) ** 2)
+    assert len(greedy_units(units, *pair, [x, x, x])) == len(units)
+    monkeypatch.setattr(greedy, "MOST_BYTES", 12 * (N_SMALL + N_LARGE) ** 2 - 1)
+    with pytest.raises(ValueError, match="co-activations; expected"):
+        greedy_units(units, *pair, [x, x, x])
+
+
 def test_latents_that_never_fire_are_silent_and_still_arrive(world):
     quiet = as_jumprelu(world.large.prefix(world.large.config.n_latents))
     with torch.no_grad():
         quiet.b_enc[[2, 7]] = -100.0
     one = compared(world.small, quiet, world.x)
     assert np.flatnonzero(one.status == "silent").tolist() == [2, 7]
+    heard = ~np.isin(np.arange(len(one.status)), [2, 7])
+    cosine, lower = one.there.cosine.numpy()[heard], one.insertion.delta_mse.numpy()[heard] < 0
+    assert one.roc == roc_of(cosine, lower), "of the silent, ΔMSE says nothing"
     path = path_of(units_of(one), OLD, quiet.config.n_latents)
     assert torch.equal(path.at(len(path.units), world.small, quiet)(world.x), quiet(world.x))
 
