@@ -177,6 +177,37 @@ def test_the_greedy_order_says_when_it_needs_too_much(pair, monkeypatch):
         greedy_units(units_of(compared(*pair, activations(), threshold=0.5)), *pair, [activations()])
 
 
+def test_the_scores_of_a_pair_are_counted(pair):
+    small, x = pair[0], activations()
+    large = as_jumprelu(pair[1].prefix(N_LARGE))
+    with torch.no_grad():
+        large.b_enc[[2, 7]] = -100.0
+    one = compared(small, large, x, threshold=0.5)
+    score, n = one.scores(), N_LARGE
+    z, residual = large.encode(x), x - small(x)
+    change = ((residual[:, None] - z[..., None] * large.W_dec).square() - residual.square()[:, None]).mean(2)
+    delta, error = change.mean(0), change.std(0, correction=0) / len(x) ** 0.5
+    silent = ~(z > 0).any(0)
+    assert silent.nonzero().flatten().tolist() == [2, 7]
+    sure = int(((delta < 0) & (delta.abs() > 2 * error)).sum())
+    novel = int((delta < 0).sum())
+    assert 0 < sure < novel < n - 2
+    assert int((delta.abs() > error)[delta < 0].sum()) != sure, "two standard errors and not one"
+    assert (score["novel"], score["silent"], score["novel_beyond_2_se"]) == (novel, 2, sure)
+    assert score["novel_share"] == pytest.approx(novel / n)
+    assert score["novel_share_of_active"] == pytest.approx(novel / (n - 2))
+    cosine = one.there.cosine
+    for name, threshold in (("by_cosine", 0.5), ("by_paper_threshold", 0.7)):
+        assert score[f"novel_share_{name}"] == pytest.approx(float((cosine <= threshold).double().mean()))
+    for name, threshold in (("agreement", 0.5), ("agreement_at_paper_threshold", 0.7)):
+        assert score[name] == pytest.approx(float(((cosine <= threshold) == (delta < 0))[~silent].double().mean()))
+    assert score["novel_share_by_cosine"] < score["novel_share_by_paper_threshold"]
+    # By cosine one that is at the threshold is novel, as in the scores.
+    at = float(cosine.sort().values[n // 2])
+    by = compared(small, large, x, threshold=at, by="cosine")
+    assert by.novel.tolist() == (cosine <= at).tolist() and by.novel.mean() == by.scores()["novel_share_by_cosine"]
+
+
 def test_co_activations_are_no_more_than_all_pairs_of_latents(pair, monkeypatch):
     units, x = units_of(compared(*pair, activations(), threshold=0.5)), activations()
     monkeypatch.setattr(greedy, "MOST_BYTES", 12 * (N_SMALL + N_LARGE) ** 2)

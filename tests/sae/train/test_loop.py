@@ -9,7 +9,7 @@ from tests.sae.train.cases import ACTIVE, D_IN, Counting, batches, make, planted
 
 from matryo.sae.nn import KINDS
 from matryo.sae.nn.base import unit_scale
-from matryo.sae.train import TrainConfig, TrainResult, train
+from matryo.sae.train import Checkpoints, TrainConfig, TrainResult, train
 
 QUICK = TrainConfig(steps=9, lr=5e-3, dead_after=300, log_every=1)
 FAMILY = [(kind, levels) for kind in KINDS for levels in ("none", "nested", "sampled")]
@@ -74,6 +74,15 @@ def test_training_is_the_plain_loop(kind, levels):
         expected = weights(twin)[name]
         assert torch.allclose(value, expected, rtol=1e-6, atol=1e-8, equal_nan=True), name
     assert sae.training is False
+
+
+@pytest.mark.parametrize(("steps", "settled"), [(25, 20), (20, 20), (7, 7)])
+def test_without_calibration_the_threshold_is_the_mean_of_the_last_20_batches(steps, settled, tmp_path):
+    sae = make("batch_topk")
+    result = train({"a": sae}, batches(steps, 40), TrainConfig(lr=1e-3), checkpoints=Checkpoints(tmp_path))
+    boundaries = Checkpoints(tmp_path).newest().plain["members"]["a"]["boundaries"]
+    assert len(boundaries) == settled
+    assert float(sae.threshold) * result.scale == pytest.approx(sum(boundaries) / settled, rel=1e-5)
 
 
 def _levels_seed(seed: int) -> int:
