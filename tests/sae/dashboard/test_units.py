@@ -90,6 +90,7 @@ EDITS = {
     "out": ({"without": "7"}, lambda m: -0.8 * m[SEVEN]),
     "put": ({"with": "9:0.5"}, lambda m: 0.5 * m[NINE]),
     "mean": ({"with": "9"}, lambda m: 0.8 * m[NINE]),
+    "mean of four": ({"with": "2"}, lambda m: (1 + 0.6 + 0.6 + 0.99 * 0.6) / 4 * m[DIGITS]),
     "both": (
         {"without": "2,7", "with": "0:1.5 9:0.25"},
         lambda m: 1.5 * m[0] + 0.25 * m[NINE] - 0.6 * m[2] - 0.8 * m[7],
