@@ -10,6 +10,7 @@ from tests.sae.train.cases import ACTIVE, D_IN, Counting, batches, make, planted
 from matryo.sae.nn import KINDS
 from matryo.sae.nn.base import unit_scale
 from matryo.sae.train import Checkpoints, TrainConfig, TrainResult, train
+from matryo.sae.train.member import Member
 
 QUICK = TrainConfig(steps=9, lr=5e-3, dead_after=300, log_every=1)
 FAMILY = [(kind, levels) for kind in KINDS for levels in ("none", "nested", "sampled")]
@@ -233,6 +234,19 @@ def test_metrics_are_what_they_say():
     fvu = float(loss.residual.square().sum() / (x - x.mean(0)).square().sum())
     assert lines[1]["a/fvu"] == pytest.approx(fvu) and lines[1]["a/loss"] == pytest.approx(float(loss.total.detach()))
     assert lines[1]["a/l0"] == pytest.approx(ACTIVE) and lines[1]["a/dead"] == lines[1]["a/aux"] == 0
+
+
+def test_a_latent_is_revived_from_the_very_token_on_at_which_it_counts_as_dead(monkeypatch):
+    member, seen = Member(make("batch_topk"), TrainConfig(dead_after=300)), []
+    member.silent_tokens[:] = 299
+    member.silent_tokens[[3, 5]] = torch.tensor([300, 301])
+    plain = member.fused.loss
+    monkeypatch.setattr(
+        member.fused, "loss", lambda x, target, dead, *rest: seen.append(dead) or plain(x, target, dead, *rest)
+    )
+    assert member.dead_fraction() == 2 / member.sae.config.n_latents
+    member.step(batches(1, 50)[0], None, 0, 5)
+    assert seen[0].nonzero().flatten().tolist() == [3, 5]
 
 
 def test_dead_is_counted_in_tokens():
