@@ -47,7 +47,7 @@ def examples(sae: IndexedSAE, latent: int, query: Query) -> dict[str, Any]:
     tokens, acts = sae.firings(latent)
     if low > 0 or np.isfinite(high):
         # In the precision of activations, so that an edge and an activation that are written alike are equal.
-        ends = np.float32(np.maximum([-high, -low], np.finfo(np.float32).min))
+        ends = np.maximum([-high, -low], np.finfo(np.float32).min).astype(np.float32)
         first, stop = np.searchsorted(-acts, ends, "right").tolist()
         inside = slice(first, stop)
         tokens, acts = tokens[inside], acts[inside]
