@@ -41,6 +41,15 @@ def test_nearest_both_ways_equals_the_whole_matrix(rows, block):
     assert torch.equal(back.latent, whole.max(0).indices)
 
 
+@pytest.mark.parametrize("block", [1, 4, 11, 100])
+def test_of_equal_rows_the_first_is_the_nearest_whatever_the_blocks(block):
+    axes = torch.eye(3, dtype=torch.float64)
+    large, small = axes[[0, 1, 2, 1, 0]], 2 * axes[[2, 1, 2, 0, 1, 0, 0]]
+    there, back = match_rows(large, small, block=block)
+    assert there.latent.tolist() == [3, 1, 0, 1, 3]
+    assert back.latent.tolist() == [2, 1, 2, 0, 1, 0, 0]
+
+
 @pytest.mark.parametrize("block", [3, 50])
 def test_edges_are_all_pairs_above_the_threshold(rows, block):
     whole = cosines(*rows)
@@ -86,6 +95,11 @@ def test_roc_equals_counting_pairs():
     assert found.fpr == pytest.approx((cosine[~novel] <= found.threshold).mean())
     for tau, fpr, tpr in found.curve:
         assert (fpr, tpr) == pytest.approx(((cosine[~novel] <= tau).mean(), (cosine[novel] <= tau).mean()))
+    best = max(gains, key=gains.get)
+    larger = min((c for c in cosine if c > best), default=1.0)
+    assert found.threshold == pytest.approx((best + larger) / 2), "no cosine is at the threshold itself"
+    assert roc_of(np.array([0.2, 0.6]), np.array([True, False])).threshold == pytest.approx(0.4)
+    assert roc_of(np.array([0.6, 0.2]), np.array([True, False])).threshold == pytest.approx(0.8)
     right = [(c <= 0.5) == n for c, n in zip(cosine, novel, strict=True)]
     assert agreement(cosine, novel, 0.5) == pytest.approx(np.mean(right))
 

@@ -10,6 +10,7 @@ import torch
 from matryo.sae.compare import meta as M
 from matryo.sae.compare.meta import neighbours
 from matryo.sae.compare.meta.baselines import meta_directions
+from matryo.sae.compare.meta.decompose import Decomposition
 from matryo.sae.compare.meta.fit import RowBatches, fresh_meta
 from matryo.sae.compare.meta.neighbours import joined_pairs
 from matryo.sae.compare.meta.splits import find_splits
@@ -224,6 +225,26 @@ def test_edge_overlap_equals_brute_force(world, monkeypatch, chunk):
     assert abs(len(others) - len(edges)) <= min(gaps)
 
 
+def test_no_threshold_brings_the_numbers_of_edges_nearer():
+    """Neighbours come with several edges at once, so that the nearest number is now above and now below."""
+    sides = set()
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        rows, smaller = (unit(torch.randn(n, 5, generator=generator)) for n in (9, 4))
+        has = torch.rand(9, 6, generator=generator) < 0.3
+        latent, meta = has.nonzero().unbind(1)
+        edges, cosine = brute_edges(has), rows @ smaller.t()
+        of_entry, of_row = torch.ones(len(latent)), torch.zeros(9)
+        parts = Decomposition(latent, meta, of_entry, of_entry, of_entry, of_row, of_row, of_row, of_row, 6)
+        found = M.measure_overlap(parts, rows, smaller)
+        others = brute_edges(cosine > found.threshold)
+        counts = [len(brute_edges(cosine > t)) for t in [-2.0, *cosine.flatten().tolist()]]
+        assert (found.edges, found.edges_smaller) == (len(edges), len(others))
+        assert abs(len(others) - len(edges)) == min(abs(count - len(edges)) for count in counts)
+        sides.add((len(others) > len(edges)) - (len(others) < len(edges)))
+    assert sides == {-1, 0, 1}
+
+
 def test_a_graph_compared_with_itself_overlaps_wholly():
     # Ten groups of unit rows near ten orthogonal directions; the smaller SAE has just these directions.
     group = torch.arange(60) % 10
@@ -274,6 +295,12 @@ def test_a_study_has_every_score(world):
     assert scores.smaller["small"].matched == pytest.approx(float((cosine > 0.7).double().mean()))
     assert scores.smaller["small"].mean_cosine == pytest.approx(float(cosine.mean()), abs=1e-6)
     assert scores.at_most_one == float((study.decomposition.counts <= 1).double().mean())
+    has = study.meta.encode(rows) > 0
+    assert scores.dead == pytest.approx(float((~has.any(0)).double().mean()))
+    assert scores.l0 == pytest.approx(float(has.sum(1).double().mean()))
+    assert (scores.n_latents, scores.n_meta) == tuple(has.shape)
+    chance = unit(torch.randn(3000, rows.shape[1], generator=torch.Generator().manual_seed(99)))
+    assert scores.random_cosine == pytest.approx(float((chance @ rows.t()).max(1).values.mean()), abs=0.03)
     for wrong in (rows, vectors[:, 1:]):
         with pytest.raises(ValueError, match="compare with smaller SAEs of the same site"):
             M.study_meta(rows, config, {"wrong": wrong}, baselines=False)

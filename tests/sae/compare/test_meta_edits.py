@@ -74,7 +74,7 @@ def edited_row(sae, meta, edit):
     return row.norm() * direction
 
 
-@pytest.mark.parametrize("case", ["remove", "several", "add", "both", "whole", "moved", "keep", "absent"])
+@pytest.mark.parametrize("case", ["remove", "several", "add", "both", "whole", "moved", "keep", "absent", "nothing"])
 def test_an_edit_is_a_changed_decoder_row_with_the_error_term_kept(sae, meta, latent, acts, case):
     parts = decompose(meta, decoder_directions(sae)).of_latent(latent)
     own, other = [p.meta for p in parts], next(m for m in range(9) if m not in {p.meta for p in parts})
@@ -87,6 +87,7 @@ def test_an_edit_is_a_changed_decoder_row_with_the_error_term_kept(sae, meta, la
         "moved": MetaEdit(latent=latent, whole=True, add=((other, 0.7),)),
         "keep": MetaEdit(latent=latent, remove=(own[0],), keep_norm=True),
         "absent": MetaEdit(latent=latent, remove=(other,)),
+        "nothing": MetaEdit(latent=latent, whole=True, keep_norm=True),
     }[case]
     changed = build(sae.config)
     changed.load_state_dict(sae.state_dict())

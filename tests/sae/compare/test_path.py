@@ -17,6 +17,7 @@ from matryo.sae.compare import (
     merge_novel,
     path_of,
     published_units,
+    roc_of,
     trace_path,
 )
 
@@ -176,12 +177,55 @@ def test_the_greedy_order_says_when_it_needs_too_much(pair, monkeypatch):
         greedy_units(units_of(compared(*pair, activations(), threshold=0.5)), *pair, [activations()])
 
 
+def test_the_scores_of_a_pair_are_counted(pair):
+    small, x = pair[0], activations()
+    large = as_jumprelu(pair[1].prefix(N_LARGE))
+    with torch.no_grad():
+        large.b_enc[[2, 7]] = -100.0
+    one = compared(small, large, x, threshold=0.5)
+    score, n = one.scores(), N_LARGE
+    z, residual = large.encode(x), x - small(x)
+    change = ((residual[:, None] - z[..., None] * large.W_dec).square() - residual.square()[:, None]).mean(2)
+    delta, error = change.mean(0), change.std(0, correction=0) / len(x) ** 0.5
+    silent = ~(z > 0).any(0)
+    assert silent.nonzero().flatten().tolist() == [2, 7]
+    sure = int(((delta < 0) & (delta.abs() > 2 * error)).sum())
+    novel = int((delta < 0).sum())
+    assert 0 < sure < novel < n - 2
+    assert int((delta.abs() > error)[delta < 0].sum()) != sure, "two standard errors and not one"
+    assert (score["novel"], score["silent"], score["novel_beyond_2_se"]) == (novel, 2, sure)
+    assert score["novel_share"] == pytest.approx(novel / n)
+    assert score["novel_share_of_active"] == pytest.approx(novel / (n - 2))
+    cosine = one.there.cosine
+    for name, threshold in (("by_cosine", 0.5), ("by_paper_threshold", 0.7)):
+        assert score[f"novel_share_{name}"] == pytest.approx(float((cosine <= threshold).double().mean()))
+    for name, threshold in (("agreement", 0.5), ("agreement_at_paper_threshold", 0.7)):
+        assert score[name] == pytest.approx(float(((cosine <= threshold) == (delta < 0))[~silent].double().mean()))
+    assert score["novel_share_by_cosine"] < score["novel_share_by_paper_threshold"]
+    # By cosine one that is at the threshold is novel, as in the scores.
+    at = float(cosine.sort().values[n // 2])
+    by = compared(small, large, x, threshold=at, by="cosine")
+    assert by.novel.tolist() == (cosine <= at).tolist() and by.novel.mean() == by.scores()["novel_share_by_cosine"]
+
+
+def test_co_activations_are_no_more_than_all_pairs_of_latents(pair, monkeypatch):
+    units, x = units_of(compared(*pair, activations(), threshold=0.5)), activations()
+    monkeypatch.setattr(greedy, "MOST_BYTES", 12 * (N_SMALL + N_LARGE) ** 2)
+    assert len(greedy_units(units, *pair, [x, x, x])) == len(units)
+    monkeypatch.setattr(greedy, "MOST_BYTES", 12 * (N_SMALL + N_LARGE) ** 2 - 1)
+    with pytest.raises(ValueError, match="co-activations; expected"):
+        greedy_units(units, *pair, [x, x, x])
+
+
 def test_latents_that_never_fire_are_silent_and_still_arrive(world):
     quiet = as_jumprelu(world.large.prefix(world.large.config.n_latents))
     with torch.no_grad():
         quiet.b_enc[[2, 7]] = -100.0
     one = compared(world.small, quiet, world.x)
     assert np.flatnonzero(one.status == "silent").tolist() == [2, 7]
+    heard = ~np.isin(np.arange(len(one.status)), [2, 7])
+    cosine, lower = one.there.cosine.numpy()[heard], one.insertion.delta_mse.numpy()[heard] < 0
+    assert one.roc == roc_of(cosine, lower), "of the silent, ΔMSE says nothing"
     path = path_of(units_of(one), OLD, quiet.config.n_latents)
     assert torch.equal(path.at(len(path.units), world.small, quiet)(world.x), quiet(world.x))
 

@@ -1,5 +1,7 @@
 """One form for all kinds, and SAEs put together from latents of several: equal outputs, saved, read by SAELens."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.sae.compare.families import ALL, N_LARGE, N_SMALL, activations, sae_of
@@ -55,6 +57,11 @@ def test_joined_latents_are_active_as_they_were_under_any_b_dec():
     assert torch.allclose(made.encode(x), expected, atol=1e-12)
     rows = torch.cat([one.W_dec[left], other.W_dec[right]])
     assert torch.allclose(made(x), expected @ rows + b_dec, atol=1e-12)
+    most = max(one.config.k, other.config.k)
+    for kept in (left, left[:1]):
+        assert join([(one, kept)], b_dec).config.k == min(one.config.k, len(kept))
+    other.config = replace(other.config, k=7)
+    assert join([(one, left), (other, right)], b_dec).config.k == 7 == most + 3
     with pytest.raises(ValueError, match="0 latents were chosen"):
         join([(one, left[:0])], b_dec)
 

@@ -1,5 +1,6 @@
 """Every number of an index against brute force on the dense matrix of activations."""
 
+import copy
 import json
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 
 from matryo.sae.dashboard import Member, Vocabulary, build_index, open_index
 from matryo.sae.dashboard.index import arrays
-from matryo.sae.dashboard.index.directions import LISTED, LOGIT_BINS
+from matryo.sae.dashboard.index.directions import LISTED, LOGIT_BINS, encoder_cosine
 from matryo.sae.dashboard.index.invert import BINS, QUANTILES
+from matryo.sae.dashboard.index.levels import EDGE, choose_parents
 from matryo.sae.nn import SAEConfig, build
 from matryo.sae.text import TokenRows
 
@@ -130,6 +132,8 @@ def test_directions_are_compared_exactly(made):
         spread = torch.linalg.svdvals(centred)[:2]
         np.testing.assert_allclose(np.linalg.norm(sae.stats["x"]), spread[0], rtol=1e-4)
         np.testing.assert_allclose(np.linalg.norm(sae.stats["y"]), spread[1], rtol=1e-4)
+        for axis in ("x", "y"):
+            assert sae.stats[axis][np.abs(sae.stats[axis]).argmax()] > 0, "a component has one sign of two"
 
 
 def test_edges_are_all_pairs_that_deserve_it(made):
@@ -154,6 +158,75 @@ def test_edges_are_all_pairs_that_deserve_it(made):
         assert max((int(e["together"]) for pair, e in found.items() if pair[0] == child), default=0) == most
         alike = int((units[:below] @ units[child]).argmax())
         assert (child, alike) in found
+        together = (fires[:, child, None] & fires[:, :below]).sum(0)
+        often = [p for p in np.lexsort((np.arange(below), -together)) if together[p] >= 0.1 * fires[:, child].sum()]
+        assert {(child, int(p)) for p in often[:12] if together[p]} <= found.keys()
+
+
+def test_a_parent_has_the_largest_product_of_those_above_both_thresholds():
+    rows = [
+        # child, parent, containment, cosine
+        (5, 0, 0.9, 0.2),
+        (5, 1, 0.6, 0.5),  # the largest product
+        (5, 2, 1.0, 0.1),  # too little cosine
+        (5, 3, 0.4, 0.9),  # too little containment
+        (6, 1, 0.5, 0.15),  # just both
+        (6, 0, 0.499, 0.9),
+        (7, 2, 0.8, 0.5),
+        (7, 1, 0.5, 0.8),  # as much: the smaller number
+        (8, 0, 0.9, 0.1),
+    ]
+    edges = np.zeros(len(rows), EDGE)
+    for name, column in zip(("child", "parent", "containment", "cosine"), zip(*rows, strict=True), strict=True):
+        edges[name] = column
+    edges["containment"][6:8] = (0.75, 0.5)
+    edges["cosine"][6:8] = (0.5, 0.75)
+    assert choose_parents(edges, 10, 0.5, np.float32(0.15)).tolist() == [-1, -1, -1, -1, -1, 1, 1, 1, -1, -1]
+    assert choose_parents(edges, 10, 0.0, 0.0).tolist()[5:9] == [3, 0, 1, 0]
+
+
+def test_where_columns_and_rows_have_no_common_width_there_is_no_cosine():
+    assert np.isnan(encoder_cosine(torch.ones(3, 5), torch.ones(5, 4))).tolist() == [True] * 5
+    assert encoder_cosine(torch.ones(3, 5), torch.ones(5, 3)).tolist() == pytest.approx([1.0] * 5)
+
+
+def test_phrases_end_with_their_row_and_bytes_of_0_are_spaces(made):
+    corpus = made[0].corpus
+    text = [[corpus.pieces[i] for i in row] for row in corpus.rows.tokens[:, 1:]]
+    for row in (0, 7, ROWS - 1):
+        for place in (0, 5, LENGTH - 3):
+            pair = text[row][place] + text[row][place + 1]
+            expected = [
+                r * (LENGTH - 1) + p + 1
+                for r in range(ROWS)
+                for p in range(LENGTH - 2)
+                if "".join(text[r][p : p + 2]) == pair
+            ]
+            assert corpus.find(pair).tolist() == expected
+        # One that ends within a token has been read at that token.
+        begun = [r * (LENGTH - 1) + p + 1 for r in range(ROWS) for p in range(LENGTH - 2) if text[r][p] == text[row][2]]
+        assert corpus.find(text[row][2] + "<").tolist() == begun != []
+    joint = text[3][-1] + text[4][0]
+    assert 4 * (LENGTH - 1) not in corpus.find(joint)
+    assert corpus.find("\x00").tolist() == corpus.find(" ").tolist() == []
+    assert corpus.find("").tolist() == []
+
+
+def test_an_index_is_known_by_what_it_holds_and_its_latents_by_their_numbers(made, tmp_path):
+    index = made[0]
+    sae = index.saes["plain"]
+    for latent in (-1, 30):
+        with pytest.raises(ValueError, match=f"latent {latent} is not of plain; expected 0 to 29"):
+            sae.check(latent)
+    other = copy.copy(index)
+    assert len(index.hash) == 8
+    for change, same in (({"made": "x", "finalise_s": 9}, True), ({"text": "other"}, False), ({"about": {}}, False)):
+        other.manifest = index.manifest | change
+        assert (other.hash == index.hash) == same, change
+    other.__dict__.pop("corpus", None)
+    other.manifest = index.manifest | {"text": "other"}
+    with pytest.raises(ValueError, match="is not the text that was indexed"):
+        _ = other.corpus
 
 
 def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bytes(tmp_path):

@@ -1,21 +1,34 @@
 """The server: every page and its twin, what it refuses, and that nothing gets out of its pages."""
 
+import copy
+import csv
+import io
 import json
+import math
 import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import parse_qsl, urlsplit
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from tests.sae.dashboard.planted import DEAD, NESTED, SCRIPT, SEVEN
 
 from matryo import cli
 from matryo.sae.dashboard import pages
+from matryo.sae.dashboard.pages.charts import curve, histogram, number, percent, scatter
+from matryo.sae.dashboard.pages.passages import shade
+from matryo.sae.dashboard.pages.render import bar_links
 from matryo.sae.dashboard.server.app import make_app
+from matryo.sae.dashboard.server.listen import listen
 from matryo.sae.dashboard.server.notes import Notes
 from matryo.sae.dashboard.server.site import Site
+from matryo.sae.dashboard.share.neuronpedia import neuronpedia
+from matryo.sae.dashboard.share.tables import table_bytes
 
 ONE = f"/sae/{NESTED}"
 PATHS = [
@@ -115,6 +128,96 @@ def test_bad_addresses_get_a_clear_page(client, path, status, words):
         assert client.get(twin(path)).json()["error"]
 
 
+def test_every_answer_forbids_what_a_page_does_not_need(client):
+    for path, headers in (("/", {}), ("/nothing", {}), ("/static/app.css", {}), ("/", {"host": "evil.example"})):
+        told = client.get(path, headers=headers).headers
+        rules = dict(rule.strip().partition(" ")[::2] for rule in told["content-security-policy"].split(";"))
+        assert rules == {
+            "default-src": "'self'",
+            "img-src": "'self' data:",
+            "object-src": "'none'",
+            "base-uri": "'none'",
+            "form-action": "'self'",
+            "frame-ancestors": "'self'",
+        }
+        assert told["x-content-type-options"] == "nosniff"
+        assert told["referrer-policy"] == "no-referrer"
+        assert told["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_its_own_names_are_served_however_they_are_written(client):
+    for host in ("LOCALHOST:8765", "[::1]:8765", "127.0.0.1", "localhost:1"):
+        assert client.get("/help", headers={"host": host}).status_code == 200
+    note = {"sae": NESTED, "latent": "7", "label": ""}
+    assert client.post("/notes", data=note, headers={"origin": "https://127.0.0.1:8765"}).status_code == 200
+    own = {"origin": "http://127.0.0.1:8765"}
+    assert client.post("/notes", content=iter([b"sae=x"]), headers=own).status_code == 413, "of unknown length"
+    for length in ("-5", "x", "1e3"):
+        assert client.post("/notes", content=b"", headers={**own, "content-length": length}).status_code == 413
+
+
+def test_the_name_one_listens_at_is_served_too(index, monkeypatch):
+    served = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: served.append((self.config.app, sockets[0])))
+    options = SimpleNamespace(host="127.0.0.2", port=0, model=False)
+    listen(index, index.folder, options, lambda *_, **told: served.append(told["url"]))
+    url, (app, taken) = served
+    with taken:
+        assert url == f"http://127.0.0.2:{taken.getsockname()[1]}/"
+    for base, status in (
+        (url, 200),
+        ("http://localhost", 200),
+        ("http://127.0.0.3", 421),
+        ("http://evil.example", 421),
+    ):
+        assert TestClient(app, base_url=base).get("/help").status_code == status
+
+
+def test_what_is_drawn_is_to_scale_and_escaped():
+    assert [shade(v, 1.0) for v in (-1, 0, 0.01, 1 / 9, 0.112, 0.9, 1)] == [0, 0, 1, 1, 2, 9, 9]
+    assert shade(1, 0) == 0
+    asked = [dict(parse_qsl(urlsplit(link).query)) for link in bar_links("/a", 4, 2.0)]
+    assert [(a["from"], a.get("to"), a["tab"]) for a in asked] == [
+        ("0", "0.5", "random"),
+        ("0.5", "1", "random"),
+        ("1", "1.5", "random"),
+        ("1.5", None, "random"),
+    ]
+    assert [percent(s) for s in (0.01234, 1.0, None, math.nan)] == ["1.23 %", "100 %", "–", "–"]
+    numbers = (1234567, 0.00123456, 1e-7, None, math.inf, 12.345)
+    assert [number(v) for v in numbers] == ["1,234,567", "0.00123", "0", "–", "–", "12.3"]
+    evil = "<b>'\"&"
+    counts = [0, 9, 99]
+    drawn = str(histogram(counts, 1.0, 4.0, evil, [evil] * 3))
+    heights = [float(h) for h in re.findall(r'<rect[^>]* height="([\d.]+)"', drawn)]
+    assert heights[0] == 0 and heights[1] / heights[2] == pytest.approx(math.log(10) / math.log(100), abs=1e-3)
+    assert re.findall(r"<title>(.*?)</title>", drawn) == ["1 – 2: 0", "2 – 3: 9", "3 – 4: 99"]
+    linear = [
+        float(h) for h in re.findall(r'<rect[^>]* height="([\d.]+)"', str(histogram(counts, 1, 4, "x", log=False)))
+    ]
+    assert linear[1] / linear[2] == pytest.approx(9 / 99, abs=1e-3)
+    points = str(scatter([(0, 0, evil, evil, evil), (1, 2, "novel", "", evil)], evil, evil))
+    curves = str(curve([(evil, [0, 1, 4], [3.0, 1.0, 2.0], 0)], evil))
+    for svg in (drawn, points, curves):
+        assert "<b>" not in svg and evil not in svg
+        assert len(re.findall("&lt;b&gt;&#39;&#34;&amp;", svg)) >= 2
+    (line,) = re.findall(r'points="([^"]*)"', curves)
+    (x0, y0), (x1, y1), (x2, y2) = ([float(v) for v in p.split(",")] for p in line.split())
+    assert (x1 - x0) / (x2 - x0) == pytest.approx(1 / 4, abs=1e-2)
+    assert (y1 - y2) / (y1 - y0) == pytest.approx(1 / 2, abs=1e-2)
+    assert y0 < y2 < y1
+
+
+def test_the_map_has_every_latents_numbers(client, index):
+    points = np.frombuffer(client.get(f"{ONE}/map.bin").content, "<f4").reshape(12, 5)
+    stats = index.saes[NESTED].stats
+    assert points[:, 0].tolist() == stats["x"].tolist() and points[:, 1].tolist() == stats["y"].tolist()
+    np.testing.assert_allclose(10.0 ** points[:, 2], np.maximum(stats["density"], 1e-9), rtol=1e-4)
+    assert points[:, 3].tolist() == stats["level"].tolist()
+    (other,) = index.saes[NESTED].told["matches"]
+    assert points[:, 4].tolist() == index.saes[NESTED].match(other)["cosine"].tolist()
+
+
 def test_strangers_are_refused(client):
     for headers, status in (
         ({"host": "evil.example"}, 421),
@@ -153,11 +256,10 @@ def test_notes_are_kept_found_and_checked(client, index):
     for bad in ({"latent": "99"}, {"latent": "x"}, {"sae": "none"}, {"label": "x" * 300}):
         assert client.post("/notes", data=note | bad, headers=headers).status_code == 400
     client.post("/notes", data=note | {"label": "", "tags": "", "note": ""}, headers=headers)
+    assert client.get("/search.json?q=seven").json()["labels"] == [], "what is no longer said is no longer found"
 
 
 def test_exports_hold_the_table(client, index):
-    import io
-
     from pyarrow import parquet
 
     answer = client.get(f"{ONE}/latents/export.parquet?where=level%3D1&sort=latent")
@@ -168,8 +270,40 @@ def test_exports_hold_the_table(client, index):
     assert len(lines) == 13
     one = client.get(f"{ONE}/latents/7/export.json").json()
     assert one["maxActApprox"] == pytest.approx(max(max(a["values"]) for a in one["activations"]), abs=1e-6)
-    assert one["frac_nonzero"] == index.saes[NESTED].stats["density"][7]
+    sae = index.saes[NESTED]
+    assert one["frac_nonzero"] == sae.stats["density"][7]
+    counts, values = one["freq_hist_data_bar_heights"], one["freq_hist_data_bar_values"]
+    assert sum(counts) == sae.stats["firings"][7]
+    assert values == pytest.approx([(i + 0.5) * one["maxActApprox"] / 50 for i in range(50)], abs=1e-5)
+    for sign, end in (("pos", "top"), ("neg", "low")):
+        assert one[f"{sign}_values"] == pytest.approx(sae.logits(end)[7].tolist())
+        assert one[f"{sign}_str"] == [index.corpus.piece(int(i)) for i in sae.logits(f"{end}_token")[7]]
+    for act in one["activations"]:
+        assert act["values"][act["maxValueTokenIndex"]] > 0 and act["maxValue"] == max(act["values"])
     assert client.get(f"{ONE}/latents/export.exe").json()["error"].startswith("unknown kind of table")
+
+
+def test_no_text_of_a_csv_is_a_formula(index):
+    for first in "=+-@\t\r":
+        labels = {7: {"label": f"{first}1", "tags": [f"{first}2", "y"]}}
+        body, _ = table_bytes(index.saes[NESTED], np.array([7, 0]), "csv", labels)
+        heads, seven, other = csv.reader(io.StringIO(body.decode(), newline=""))
+        told = dict(zip(heads, seven, strict=True))
+        assert (told["label"], told["tags"], told["top_piece"]) == (f"'{first}1", f"'{first}2, y", "7")
+        assert dict(zip(heads, other, strict=True))["label"] == ""
+
+
+def test_a_latent_is_no_neighbour_of_itself(index):
+    """Nor where another row is the very same, or where its own is 0 and has no direction."""
+    sae = copy.copy(index.saes[NESTED])
+    sae.units = np.array(index.saes[NESTED].units)
+    sae.units[3], sae.units[DEAD] = sae.units[SEVEN], 0
+    for latent in (SEVEN, DEAD, 0):
+        one = neuronpedia(sae, latent)
+        cosines = sae.units @ sae.units[latent]
+        others = [i for i in np.argsort(-cosines, kind="stable") if i != latent][:10]
+        assert one["topkCosSimIndices"] == others
+        assert one["topkCosSimValues"] == pytest.approx(cosines[others].tolist())
 
 
 def test_what_is_copied_as_python_runs(client, index):

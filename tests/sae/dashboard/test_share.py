@@ -8,7 +8,9 @@ from tests.sae.dashboard.browsing import Watched
 from tests.sae.dashboard.planted import DIGITS, NESTED, SEVEN
 
 from matryo import cli
-from matryo.sae.dashboard.share.standalone import write_file, write_site
+from matryo.sae.dashboard.share.standalone import page_html, write_file, write_site
+from matryo.sae.dashboard.views.latent import latent_view
+from matryo.sae.dashboard.views.query import Query
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,19 @@ def test_one_file_stands_alone(browser, sae, tmp_path):
     assert float(watched.page.locator(".pk").first.get_attribute("title").split()[0]) > 0
     watched.audit("one file")
     watched.context.close()
+
+
+def test_a_latent_of_another_sae_is_not_taken_for_the_one_of_its_number(sae, tmp_path):
+    """DIGITS is matched with the latent of the same number in the small SAE, which is not in the file."""
+    view = latent_view(sae, DIGITS, Query({}))
+    assert [m["latent"] for m in view["matches"]] == [DIGITS]
+    path = tmp_path / "latents.html"
+    write_file(sae, [DIGITS], path, {})
+    assert path.read_text(encoding="utf-8").count(f'href="#latent-{DIGITS}"') == 1  # in the list of latents
+    list(write_site(sae, [DIGITS], tmp_path / "site", {}))
+    body = (tmp_path / "site" / "0000" / f"{DIGITS}.html").read_text(encoding="utf-8")
+    assert f'/{DIGITS}.html"' not in body
+    assert "<title>&lt;b&gt; &amp; &#34;</title>" in page_html('<b> & "', [])
 
 
 @pytest.mark.parametrize("count", [0, 501])

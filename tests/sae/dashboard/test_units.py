@@ -90,6 +90,7 @@ EDITS = {
     "out": ({"without": "7"}, lambda m: -0.8 * m[SEVEN]),
     "put": ({"with": "9:0.5"}, lambda m: 0.5 * m[NINE]),
     "mean": ({"with": "9"}, lambda m: 0.8 * m[NINE]),
+    "mean of four": ({"with": "2"}, lambda m: (1 + 0.6 + 0.6 + 0.99 * 0.6) / 4 * m[DIGITS]),
     "both": (
         {"without": "2,7", "with": "0:1.5 9:0.25"},
         lambda m: 1.5 * m[0] + 0.25 * m[NINE] - 0.6 * m[2] - 0.8 * m[7],
@@ -135,6 +136,7 @@ def test_meta_latents_are_taken_out_and_put_in(index, meta_run, live, case, at):
     told = view["result"]["rows"][0]
     if row.norm() > 1e-6:
         assert told["cosine"] == pytest.approx(float(torch.cosine_similarity(before, row, dim=0)), abs=1e-5)
+    assert told["norm"] == pytest.approx(float(row.norm() / before.norm()), abs=1e-5)
     logits = row @ lm.unembed()
     best = (logits - logits.mean()).topk(3)
     assert [t["piece"] for t in told["raises"][1][:3]] == [index.corpus.piece(int(i)) for i in best.indices]
@@ -187,6 +189,12 @@ def test_a_real_meta_sae_is_shown_as_its_tables_have_it(real):
         assert (told["explained"] is None) == np.isnan(share) == (latent == DEAD)
         assert told["explained"] is None or told["explained"] == pytest.approx(share)
         assert client.get(f"{base}?latent={latent}").status_code == 200
+    listed = client.get(f"{base}.json").json()["list"]
+    known = sorted(row["explained"] for row in latents if not np.isnan(row["explained"]))
+    for name, values in (("most", known[::-1]), ("least", known)):
+        assert [row["explained"] for row in listed[name]] == pytest.approx([*values, None])
+    sizes = [sum(e["meta_latent"] == one["meta"] for e in edges) for one in listed["metas"]]
+    assert [one["n"] for one in listed["metas"]] == sizes == sorted(sizes, reverse=True)
     for meta in range(3):
         told = client.get(f"{base}.json?meta={meta}").json()["meta"]
         mine = sorted((e for e in edges if e["meta_latent"] == meta), key=lambda e: -e["activation"])
@@ -336,6 +344,8 @@ def test_two_latents_side_by_side(client, index):
             assert example["a"]["pieces"] == example["b"]["pieces"]
     other = client.get(f"/pair.json?a={SMALL}&i={DIGITS}&b={NESTED}&j={DIGITS}").json()
     assert (other["cosine"], other["jaccard"]) == (pytest.approx(1, abs=1e-5), 1.0)
+    products = [e["a"]["activation"] * e["b"]["activation"] for e in other["cases"]["both"]["examples"]]
+    assert products == sorted(products, reverse=True) and products[0] == pytest.approx(1.7**2, rel=1e-3)
     silent = client.get(f"/pair.json?a={NESTED}&i={DEAD}&b={NESTED}&j={DEAD}").json()
     assert (silent["jaccard"], silent["p_first"]) == (None, None)
     assert client.get(f"/pair?a={NESTED}&i={DEAD}&b={NESTED}&j=3").status_code == 200

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import numpy as np
 import pytest
@@ -9,20 +10,23 @@ import torch
 from starlette.testclient import TestClient
 from tests.sae.dashboard.planted import DEAD, DIGITS, LENGTHS, NESTED, NINE, SCRIPT, SEVEN, SITE, SMALL, STOP, THE, TWIN
 
+from matryo.sae.dashboard.pages.render import bar_links
 from matryo.sae.dashboard.server.app import make_app
 from matryo.sae.dashboard.server.live import Live
 from matryo.sae.dashboard.server.site import Site
+from matryo.sae.dashboard.views import latent as latent_module
 from matryo.sae.dashboard.views import overview
+from matryo.sae.dashboard.views import table as table_module
 from matryo.sae.dashboard.views.compare import compare_view
 from matryo.sae.dashboard.views.examples import TABS, examples
 from matryo.sae.dashboard.views.latent import latent_view, neighbours_view, together_view
-from matryo.sae.dashboard.views.levels import levels_view
+from matryo.sae.dashboard.views.levels import _descendants, _several_parents, levels_view, suspects
 from matryo.sae.dashboard.views.live_latent import effects_view, logits_view, misses_view
 from matryo.sae.dashboard.views.measured import measured_view
 from matryo.sae.dashboard.views.overview import home_view, overview_view, worth_seeing
 from matryo.sae.dashboard.views.prompt import prompt_view
 from matryo.sae.dashboard.views.query import Query
-from matryo.sae.dashboard.views.search import phrase_view
+from matryo.sae.dashboard.views.search import found_view, phrase_view
 from matryo.sae.dashboard.views.steer import steer_view
 from matryo.sae.dashboard.views.table import sorted_latents, table_view
 from matryo.sae.lm import capture, splice
@@ -87,6 +91,37 @@ def test_matches_neurons_and_the_smallest_activation(sae, index, dense, live):
     assert [n["share"] for n in view["neurons"]] == pytest.approx(shares, rel=1e-4)
     assert view["smallest"] == pytest.approx(dense[:, DIGITS][dense[:, DIGITS] > 0].min(), abs=1e-4)
     assert latent_view(sae, DEAD, query())["smallest"] is None
+
+
+def test_the_tokens_of_a_latent_are_counted(sae, index, dense):
+    ids, fires = index.corpus.token_ids, dense[:, DIGITS] > 0
+    table = latent_view(sae, DIGITS, query())["top_tokens"]
+    numbers, counts = np.unique(ids[fires], return_counts=True)
+    assert [t["token_id"] for t in table] == numbers[np.lexsort((numbers, -counts))][:12].tolist() and len(table) > 3
+    for told in table:
+        mine = ids == told["token_id"]
+        assert told["count"] == (mine & fires).sum()
+        assert told["share"] == pytest.approx((mine & fires).sum() / fires.sum())
+        assert told["of_token"] == pytest.approx((mine & fires).sum() / mine.sum())
+        assert told["largest"] == pytest.approx(dense[mine, DIGITS].max(), abs=1e-4)
+    assert table[0]["share"] != table[0]["of_token"]
+
+
+def test_ranks_ends_of_histograms_and_the_order_of_children(sae, dense, live):
+    fires = (dense > 0).sum(0)
+    for latent in (SEVEN, THE, DEAD):
+        assert latent_view(sae, latent, query())["rank"] == (fires > fires[latent]).sum()
+    logits = live.sae(NESTED).W_dec[SEVEN].detach() @ live.lm().unembed()
+    logits -= logits.mean()
+    told = latent_view(sae, SEVEN, query())["logits"]
+    ends = [float(logits.min()), float(logits.max())]
+    assert [told["histogram"]["low"], told["histogram"]["high"]] == pytest.approx(ends, abs=1e-5)
+    assert [told["low"][0]["value"], told["top"][0]["value"]] == pytest.approx(ends, abs=1e-5)
+    other = copy.copy(sae)
+    other.stats = sae.stats.copy()
+    other.stats["parent"][[SEVEN, 8, TWIN]], other.stats["firings"][[SEVEN, 8, TWIN]] = DIGITS, (30, 10, 20)
+    family = latent_view(other, DIGITS, query())["family"]
+    assert ([c["latent"] for c in family["children"]], family["n_children"]) == ([SEVEN, TWIN, 8], 3)
 
 
 def test_what_was_measured_is_of_this_very_sae(sae, index, tmp_path):
@@ -182,9 +217,33 @@ def test_intervals_and_quantiles_hold_what_they_say(sae, dense):
     assert max(sizes) - min(sizes) <= 1
 
 
+def test_fifths_are_named_by_what_they_hold_and_the_weakest_come_first(sae, dense):
+    acts = np.sort(dense[:, DIGITS][dense[:, DIGITS] > 0])[::-1]
+    for i, group in enumerate(examples(sae, DIGITS, query(tab="quantiles"))["groups"]):
+        low, high = map(int, group["title"].removesuffix(" %").split(" – "))
+        assert (low, high) == (80 - 20 * i, 100 - 20 * i)
+        least, most = np.quantile(acts, [low / 100, high / 100])
+        assert all(least - 0.1 - 1e-4 <= e["activation"] <= most + 0.1 + 1e-4 for e in group["examples"])
+    strongest = examples(sae, DIGITS, query(tab="quantiles"))["groups"][0]["examples"]
+    assert {round(e["activation"], 3) for e in strongest} == {1.7}
+    weakest = [e["activation"] for e in examples(sae, DIGITS, query(tab="weakest"))["groups"][0]["examples"]]
+    assert weakest == pytest.approx(acts[::-1][:20].tolist(), abs=1e-4)
+    drawn = [examples(sae, DIGITS, query(tab="random"))["groups"][0]["examples"] for _ in range(2)]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 20 < len(acts)
+
+
 def test_a_bars_passages_are_of_its_interval(sae, dense):
     view = examples(sae, DIGITS, query(tab="random", from_=1.35, to=1.45))
     assert view["groups"][0]["count"] == ((dense[:, DIGITS] >= 1.35) & (dense[:, DIGITS] <= 1.45)).sum() > 0
+    # Also where an activation stands on the edge of two bars.
+    acts = np.array([2.0, 1.5, 1.0, 1.0, 0.52, 0.04], np.float32)
+    other = copy.copy(sae)
+    other._inverted = np.arange(13) // 12 * 6, np.arange(6, dtype=np.uint32), acts
+    counts = np.bincount(np.minimum(acts / 2 * 50, 49).astype(int), minlength=50).tolist()
+    for bar, link in enumerate(bar_links("", 50, 2.0)):
+        view = examples(other, 11, Query(dict(parse_qsl(urlsplit(link).query))))
+        assert view["groups"][0]["count"] == counts[bar], bar
+    assert examples(other, 11, query(tab="random", from_=0.5, to=1e300))["groups"][0]["count"] == 5
 
 
 def test_similar_passages_are_counted(sae, index, dense):
@@ -219,6 +278,26 @@ def test_neighbours_and_company(sae, index, dense):
     assert set(rows) == {TWIN, DIGITS}
 
 
+def test_company_is_ordered_and_scaled_up_from_what_was_looked_through(sae, dense, monkeypatch):
+    fires = dense > 0
+    both = (fires[:, DIGITS, None] & fires).sum(0).astype(float)
+    lift = both / fires[:, DIGITS].sum() / np.maximum(fires.mean(0), 1e-9)
+    by = together_view(sae, DIGITS)["by"]
+    enough = [i for i in np.argsort(-lift, kind="stable") if both[i] >= 5 and i != DIGITS]
+    assert [r["latent"] for r in by["lift"]] == enough and len(enough) > 2
+    jaccard = [r["jaccard"] for r in by["jaccard"]]
+    assert jaccard == sorted(jaccard, reverse=True) and jaccard[0] > jaccard[-1]
+    # Of many firings only some are looked through, evenly from the strongest to the weakest.
+    monkeypatch.setattr(latent_module, "TOGETHER_TOKENS", 40)
+    tokens = np.asarray(sae.firings(DIGITS)[0])
+    some = tokens[np.linspace(0, len(tokens) - 1, 40).astype(int)]
+    view = together_view(sae, DIGITS)
+    assert (view["looked"], view["firings"]) == (40, len(tokens))
+    for row in view["by"]["jaccard"]:
+        share = fires[some, row["latent"]].mean()
+        assert row["p_other"] == pytest.approx(min(share, fires[:, row["latent"]].sum() / len(tokens)))
+
+
 def test_search_finds_text_across_tokens_and_who_reads_it(sae, index, dense):
     text = [index.corpus.pieces[i] for i in index.corpus.token_ids]
     places = [t for t in range(1, len(text)) if text[t] == "7" and text[t - 1] == "7"]
@@ -239,6 +318,60 @@ def test_search_finds_text_across_tokens_and_who_reads_it(sae, index, dense):
         "places": 0,
         "rows": [],
     }
+
+
+def test_places_of_a_phrase_are_ranked_by_f1(sae, index, dense):
+    view = phrase_view(sae, "the", True)
+    fires, at = dense > 0, index.corpus.find("the")
+    expected = {}
+    for latent in range(12):
+        both = fires[at, latent].sum()
+        precision, recall = both / max(1, fires[:, latent].sum()), both / len(at)
+        if both >= 3:
+            f1 = 2 * precision * recall / (precision + recall)
+            expected[latent] = (f1, precision / (len(at) / len(dense)))
+    assert [r["latent"] for r in view["rows"]] == sorted(expected, key=lambda i: (-expected[i][0], i))
+    for row in view["rows"]:
+        assert (row["f1"], row["lift"]) == pytest.approx(expected[row["latent"]])
+    for e in view["passages"]:
+        assert e["token"] in at and e["values"][e["token"] - e["first"]] == 1 == sum(e["values"])
+
+
+def test_places_are_ranked_by_f1_and_not_by_recall_alone(sae, dense):
+    """Of latents that are all active wherever a seven is, the one that is active elsewhere too comes after."""
+    rows = found_view(sae, np.flatnonzero(dense[:, SEVEN] > 0))["rows"]
+    assert [r["latent"] for r in rows] == [SEVEN, TWIN, DIGITS]
+    assert [r["recall"] for r in rows] == [1, 1, 1]
+
+
+def test_descendants_are_counted_through_all_levels():
+    assert _descendants(np.array([-1, -1, 0, 2, 2, 1, 4], np.int32)).tolist() == [4, 1, 3, 0, 1, 0, 0]
+
+
+def test_suspects_come_by_what_may_have_been_absorbed(sae, dense):
+    fires = dense > 0
+    edges = {(int(e["child"]), int(e["parent"])): e for e in sae.edges}
+    for containment, cosine in ((0.5, -1), (1.0, -1), (1.0, 0.0)):
+        wanted = {}
+        for (child, parent), edge in edges.items():
+            share = (fires[:, child] & fires[:, parent]).sum() / fires[:, child].sum()
+            if share < containment and edge["cosine"] >= cosine:
+                wanted[child, parent] = float(edge["cosine"]) * (1 - share) * fires[:, child].sum()
+        found = suspects(sae, containment, cosine)
+        scores = [wanted[s["child"]["latent"], s["parent"]["latent"]] for s in found]
+        assert scores == sorted(wanted.values(), reverse=True)[:20] and len(scores) > 3
+    other = copy.copy(sae)
+    other.edges = sae.edges.copy()
+    other.edges["containment"] = np.linspace(0.9, 0, len(other.edges)) ** 2
+    firings = fires.sum(0)[other.edges["child"]]
+    score = other.edges["cosine"] * (1 - other.edges["containment"]) * firings
+    found = suspects(other, 1.0, -1)
+    got = [s["cosine"] * (1 - s["containment"]) * s["firings"] for s in found]
+    assert got == pytest.approx(sorted(score.tolist(), reverse=True)[:20], abs=1e-5)
+    two = np.zeros(4, sae.edges.dtype)
+    two["child"], two["parent"] = (5, 5, 6, 6), (0, 1, 0, 1)
+    two["containment"], two["cosine"] = (0.5, 0.9, 0.9, 0.4), (0.3, 0.2, 0.9, 0.9)
+    assert _several_parents(two, 0.5, 0.2) == {5}
 
 
 def test_the_tree_follows_its_thresholds_and_names_the_absorbed(sae):
@@ -283,6 +416,24 @@ def test_the_table_filters_and_sorts(sae, index):
             sorted_latents(sae, bad, "latent", {})
 
 
+def test_the_table_comes_in_pages_and_knows_every_sign(sae, monkeypatch):
+    monkeypatch.setattr(table_module, "PAGE", 5)
+    pages = [table_view(sae, query(sort="-firings", page=page), {}) for page in (1, 2, 3)]
+    assert [view["pages"] for view in pages] == [3, 3, 3]
+    assert [len(view["rows"]) for view in pages] == [5, 5, 2]
+    order = np.lexsort((np.arange(12), -sae.stats["firings"])).tolist()
+    assert [row["latent"] for view in pages for row in view["rows"]] == order
+    with pytest.raises(ValueError, match="page is 4; expected 1 to 3"):
+        table_view(sae, query(page=4), {})
+    largest = sae.stats["largest"]
+    signs = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal, "=": np.equal}
+    for sign, compare in signs.items():
+        # A number as a page shows it, of a column of 32 bits.
+        shown = float(largest[DIGITS])
+        found = sorted_latents(sae, f"largest{sign}{shown:.9g}", "latent", {})
+        assert found.tolist() == np.flatnonzero(compare(largest, largest[DIGITS])).tolist()
+
+
 def test_overviews_count(index, sae, dense):
     view = overview_view(sae)
     assert sum(view["density"]["counts"]) == 12 - view["dead"]["never"] == 11
@@ -292,6 +443,31 @@ def test_overviews_count(index, sae, dense):
     home = home_view(index)
     assert home["corpus"]["tokens"] == len(dense)
     assert [s["name"] for s in home["saes"]] == [NESTED, SMALL]
+
+
+def test_overviews_have_brute_force_twins(index, sae, dense):
+    view, fires = overview_view(sae), dense > 0
+    for told, (low, high) in zip(view["levels"], ((0, 4), (4, 12)), strict=True):
+        assert told["median_density"] == pytest.approx(np.median(fires.mean(0)[low:high]))
+        assert told["dead"] == (fires[:, low:high].sum(0) == 0).sum()
+    counts = fires.sum(0)
+    entropy = {}
+    for latent in np.flatnonzero(counts >= 20):
+        p = np.unique(index.corpus.token_ids[fires[:, latent]], return_counts=True)[1] / counts[latent]
+        entropy[int(latent)] = round(float(-(p * np.log2(p)).sum()), 4)
+    for name, sign in (("specific", 1), ("broad", -1)):
+        found = [entropy[chip["latent"]] for chip in view[name]]
+        assert found == sorted(entropy.values(), key=lambda e: sign * e)[:12]
+    assert len(set(entropy.values())) > 2
+    other = copy.copy(sae)
+    other.stats = sae.stats.copy()
+    other.stats["twin_cosine"][DEAD] = 0.99
+    dead = overview_view(other)["dead"]
+    assert (dead["never"], dead["never_and_duplicate"], dead["duplicates"], dead["of"]) == (1, 1, 3, 12)
+    # Every bar leads to the table of its latents.
+    for count, link in zip(view["density"]["counts"], view["density"]["links"], strict=True):
+        where = parse_qs(urlsplit(link).query)["where"][0]
+        assert len(sorted_latents(sae, where, "latent", {})) == count
 
 
 def test_the_prompt_lab_computes_what_it_says(sae, live):
@@ -335,6 +511,37 @@ def test_the_prompt_lab_computes_what_it_says(sae, live):
         prompt_view(sae, None, query(text="x"))
 
 
+def test_the_prompt_lab_sorts_filters_and_contrasts(sae, live):
+    text, other = "In 1977 the law.", "The sea. The 9 ships."
+    z, there = (live.sae(NESTED).encode(run_to_site(live, one)).detach().numpy() for one in (text, other))
+    for sort, key in (("max", "max"), ("specificity", "specificity"), ("logit", "contribution")):
+        values = [row[key] for row in prompt_view(sae, live, query(text=text, sort=sort))["result"]["rows"]]
+        assert values == sorted(values, reverse=True) and values[0] > values[-1]
+    for chosen in (2, 5):
+        rows = prompt_view(sae, live, query(text=text, sort="token", chosen=chosen))["result"]["rows"]
+        at = z[chosen - 1]
+        assert [r["latent"] for r in rows] == [i for i in np.lexsort((np.arange(12), -at.round(3))) if at[i] > 0]
+    rare = float(sae.stats["density"][SEVEN])
+    kept = {r["latent"] for r in prompt_view(sae, live, query(text=text, density=rare))["result"]["rows"]}
+    active = set(np.flatnonzero(z.sum(0)).tolist())
+    assert kept == {i for i in active if sae.stats["density"][i] <= rare} < active
+    first = prompt_view(sae, live, query(text=text, density=rare, latent=THE))["result"]["rows"][0]
+    assert first["latent"] == THE, "the latent asked for is listed first, however dense"
+    contrast = prompt_view(sae, live, query(text=text, other=other))["contrast"]
+    gap = (z.max(0) - there.max(0)) / np.maximum(sae.stats["largest"], 1e-9)
+    for side, sign in (("first", 1), ("second", -1)):
+        clear = [r["latent"] for r in contrast[side] if abs(r["gap"]) > 1e-4]
+        assert clear == [i for i in np.argsort(-sign * gap.round(4), kind="stable") if sign * gap[i] > 1e-4] != []
+        assert all(r["gap"] == pytest.approx(gap[r["latent"]], abs=1e-4) for r in contrast[side])
+        assert all(r["first"] == pytest.approx(z[:, r["latent"]].max(), abs=1e-4) for r in contrast[side])
+
+
+def run_to_site(live, text):
+    lm = live.lm()
+    tokens = torch.tensor([[lm.bos_id, *lm.encode([text])[0]]])
+    return capture(lm, tokens, [SITE])[SITE][0, 1:]
+
+
 @pytest.mark.parametrize("edit", ["add", "clamp", "ablate", "project"])
 @pytest.mark.parametrize("at", ["all", "last"])
 def test_edits_are_their_equations(sae, live, edit, at):
@@ -373,6 +580,37 @@ def test_edits_are_their_equations(sae, live, edit, at):
     assert again["result"]["continuations"] == view["result"]["continuations"]
 
 
+def test_a_sweep_is_the_edit_at_every_strength_and_the_next_tokens_come_by_probability(sae, live):
+    asked = {"text": "The men in 1977", "latent": SEVEN, "edit": "add"}
+    view = steer_view(sae, live, query(**asked, strength=4, sweep=1))["result"]
+    for one in view["sweep"]:
+        alone = steer_view(sae, live, query(**asked, strength=one["strength"]))["result"]
+        assert one["kl"] == pytest.approx(alone["kl"], rel=1e-4, abs=1e-7)
+        edited = max(alone["next"], key=lambda row: row["edited"])
+        assert one["top"] == edited["piece"]
+    larger = [max(row["clean"], row["edited"]) for row in view["next"]]
+    assert larger == sorted(larger, reverse=True)
+    assert [row["clean"] for row in view["next"]] != sorted((row["clean"] for row in view["next"]), reverse=True)
+
+
+def test_a_continuation_draws_by_inverting_the_cumulative_probability(sae, live):
+    text, seed, temperature, new = "The men in 1977", 3, 1.7, 4
+    asked = {"text": text, "latent": SEVEN, "edit": "ablate", "new": new, "seed": seed, "temperature": temperature}
+    lm, generator = live.lm(), torch.Generator().manual_seed(seed)
+    ids = [lm.bos_id, *lm.encode([text])[0]]
+    for _ in range(new):
+        p = (lm.logits(torch.tensor([ids]))[0, -1].float() / temperature).softmax(-1)
+        order = p.argsort(descending=True)
+        u, total, at = float(torch.rand(1, generator=generator)), 0.0, 0
+        while (total := total + float(p[order[at]])) < u:
+            at += 1
+        ids.append(int(order[at]))
+    said = steer_view(sae, live, query(**asked))["result"]["continuations"]["clean"]
+    assert said == lm.decode(ids[-new:])
+    greedy = steer_view(sae, live, query(**asked | {"temperature": 0}))["result"]["continuations"]["clean"]
+    assert greedy != said
+
+
 def test_live_parts_of_a_latents_page(sae, live, dense):
     lm, weights = live.lm(), live.sae(NESTED)
     misses = misses_view(sae, SEVEN, live)
@@ -380,6 +618,13 @@ def test_live_parts_of_a_latents_page(sae, live, dense):
     assert values == sorted(values, reverse=True)
     assert max(values) <= 0.5 < misses["smallest"]
     assert all(dense[e["token"], SEVEN] == 0 for e in misses["examples"])
+    for e in misses["examples"]:
+        row, position = sae.index.corpus.place(e["token"])
+        x = capture(lm, torch.from_numpy(np.array(sae.index.corpus.rows.tokens[[row]])).long(), [SITE])[SITE]
+        pre = (x[0, position] - weights.b_dec).detach() @ weights.W_enc[:, SEVEN].detach() + weights.b_enc[
+            SEVEN
+        ].detach()
+        assert e["activation"] == pytest.approx(float(pre), abs=1e-4)
     effect = effects_view(sae, SEVEN, live)["effects"][0]
     row, position = sae.index.corpus.place(effect["example"]["token"])
     ids = torch.from_numpy(np.array(sae.index.corpus.rows.tokens[row : row + 1, : position + 1])).long()
@@ -397,6 +642,8 @@ def test_live_parts_of_a_latents_page(sae, live, dense):
     assert effect["kl"] > 0
     lost = effect["lost"][0]
     assert lost["before"] - lost["after"] == pytest.approx(float((clean.exp() - ablated.exp()).max()), rel=1e-3)
+    gained = effect["gained"][0]
+    assert gained["after"] - gained["before"] == pytest.approx(float((ablated.exp() - clean.exp()).max()), rel=1e-3)
     live_top = [t["piece"] for t in logits_view(sae, SEVEN, live)["top"]]
     assert live_top == [t["piece"] for t in latent_view(sae, SEVEN, query())["logits"]["top"]]
 
@@ -409,6 +656,20 @@ def test_comparison_counts_cosines(index):
     assert view["pairs"]["mean"] == pytest.approx(best.mean(), abs=1e-6)
     assert {r["latent"] for r in view["pairs"]["most"][:6]} == set(range(6))
     assert all(r["mutual"] for r in view["pairs"]["most"][:6])
+    fires = index.saes[NESTED].stats["firings"] > 0
+    assert sorted(p[2] for p in view["pairs"]["points"]) == np.flatnonzero(fires).tolist() != list(range(12))
+    whole = np.asarray(b) @ np.asarray(a).T
+    mutual = whole.argmax(0)[whole.argmax(1)] == np.arange(12)
+    assert view["pairs"]["mutual"] == mutual.sum() == 6
+    for row in view["pairs"]["least"]:
+        assert row["cosine"] == pytest.approx(best[row["latent"]], abs=1e-6)
+        assert row["mutual"] == mutual[row["latent"]]
+    cosines = [row["cosine"] for row in view["pairs"]["least"]]
+    assert cosines == sorted(cosines)
+    # A cosine that is the threshold counts on one side, and on one only.
+    stored = np.asarray(index.saes[NESTED].match(SMALL)["cosine"])
+    at = compare_view(index, query(a=SMALL, b=NESTED, threshold=repr(cosines[3])))["pairs"]
+    assert (at["matched"] + at["unmatched"], at["matched"]) == (12, (stored >= cosines[3]).sum())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from tests.sae.evaluate.labelled_cases import activations, axes_sae, crossed, ta
 from matryo.sae.evaluate import descent
 from matryo.sae.evaluate.descent import Probes, train_probes
 from matryo.sae.evaluate.erasure import Removal, perturb, remove, strongest
+from matryo.sae.evaluate.erasure_tasks import _saebench_scr, _saebench_tpp, _target
+from matryo.sae.evaluate.intervals import Estimate
 from matryo.sae.evaluate.tasks import crossed_problems, problems_of
 from matryo.sae.evaluate.text_activations import pool_latents
 from matryo.sae.nn import SAEConfig, build
@@ -203,6 +205,29 @@ def test_scr_equals_ablation_token_by_token(random_sae):
         for n in (2, 9):
             expected = by_tokens(sae, acts, order[:n].tolist(), biased, problems[target])
             assert found.ablated[target][n] == pytest.approx(expected, **near)
+
+
+def test_the_target_is_what_the_biased_probe_finds_worse_and_saebenchs_names_say_which_is_which():
+    seeds = [
+        Removal((0.8, 0.6), (0.9, 0.95), ({2: 0.85}, {2: 0.7})),
+        Removal((0.7, 0.7), (0.9, 0.85), ({2: 0.75}, {2: 0.6})),
+    ]
+    assert _target(seeds) == pytest.approx((1, 0.65, 0.9))
+    mirrored = [Removal(s.base[::-1], s.oracle[::-1], s.ablated[::-1]) for s in seeds]
+    assert _target(mirrored) == pytest.approx((0, 0.65, 0.9))
+    mean = {2: Estimate((0.125,))}
+    told = _saebench_scr({"pair": seeds, "left out": mirrored}, mean, {"pair": (1, 0.65, 0.9)}, (2,))
+    first, second = (np.mean([s.score(target, 2) for s in seeds]) for target in (0, 1))
+    assert first == pytest.approx((0.5 + 0.25) / 2) and second == pytest.approx((0.1 / 0.35 - 0.1 / 0.15) / 2)
+    assert told["metrics"]["scr_metrics"] == pytest.approx(
+        {"scr_dir1_threshold_2": first, "scr_dir2_threshold_2": second, "scr_metric_threshold_2": 0.125}
+    )
+    parts = {part: {5: Estimate((at,))} for at, part in enumerate(("total", "intended", "unintended"))}
+    assert _saebench_tpp(parts, (5,))["metrics"]["tpp_metrics"] == {
+        "tpp_threshold_5_total_metric": 0,
+        "tpp_threshold_5_intended_diff_only": 1,
+        "tpp_threshold_5_unintended_diff_only": 2,
+    }
 
 
 def test_only_latents_with_an_effect_are_ablated():

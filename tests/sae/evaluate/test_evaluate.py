@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from matryo.sae.evaluate import collect_passages, measure_downstream, measure_reconstruction
+from matryo.sae.evaluate.downstream import _levels, _ordinary
 from matryo.sae.evaluate.reconstruction import DENSITY_EDGES
 from matryo.sae.lm import LM, capture
 from matryo.sae.nn import SAEConfig, build
@@ -203,8 +204,21 @@ def test_downstream_equals_brute_force_with_position_zero_and_sinks_unspliced(lm
 
             assert ce == pytest.approx(loss_with(lm, tokens, only(first))[0], rel=1e-5)
             assert found.level_kl["nested"][level] == pytest.approx(kl_with(lm, tokens, only(first)), rel=1e-4)
+        told = _levels(found).rows
+        assert [row[:2] for row in told] == [("nested", level) for level in (5, 20, 50)]
+        for _, level, ce, recovered, kl, kl_recovered in told:
+            assert (ce, kl) == (found.level_ce["nested"][level], found.level_kl["nested"][level])
+            assert recovered == pytest.approx((found.ce_zero - ce) / (found.ce_zero - found.ce_clean))
+            assert kl_recovered == pytest.approx(1 - kl / found.kl_zero)
+        assert told[-1][3] == pytest.approx(found.recovered["nested"])
     finally:
         weights[sink] = before
+
+
+def test_sinks_are_told_from_the_median_of_what_follows_the_first_position():
+    norms = torch.tensor([[1000.0, 2, 25], [1000, 2, 3]])
+    assert _ordinary(norms[..., None]).tolist() == [[False, True, False], [False, True, True]]
+    assert _ordinary(torch.tensor([[9.0, 1, 10, 1, 1]])[..., None]).tolist() == [[False, True, True, True, True]]
 
 
 def test_a_given_mean_is_the_one_that_ablates(lm, tokens, saes):

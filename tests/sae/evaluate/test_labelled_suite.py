@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from matryo.sae.evaluate import TASKS, Subjects, labelled
+from matryo.sae.evaluate import TASKS, Subjects, erasure_tasks, labelled
+from matryo.sae.evaluate.descent import train_probes
 from matryo.sae.evaluate.erasure_tasks import scr_task, tpp_task
 from matryo.sae.evaluate.probing import probing_task
 from matryo.sae.evaluate.probing_config import ProbingConfig, ScrConfig, TppConfig
@@ -94,6 +95,13 @@ def test_all_three_share_one_pass_of_the_model_over_each_text(saes, sets, monkey
 
     monkeypatch.setattr(labelled, "read_texts", counted)
     monkeypatch.setattr(labelled, "BLOCK_TEXTS", 77)
+    begun = []
+
+    def trained(x, problems, seeds):
+        begun.extend(seeds)
+        return train_probes(x, problems, seeds)
+
+    monkeypatch.setattr(erasure_tasks, "train_probes", trained)
     cache = {}
     subjects = subjects_of(saes, cache)
     probing = probing_task(subjects, ProbingConfig(**FEW, probing_k=(1, 4)), lambda n: None)
@@ -101,6 +109,7 @@ def test_all_three_share_one_pass_of_the_model_over_each_text(saes, sets, monkey
     scr = scr_task(subjects, ScrConfig(**FEW, scr_n=(2, 30)), lambda n: None)
     again = probing_task(subjects_of({"s0": saes["s0"]}, cache), ProbingConfig(**FEW, probing_k=(1, 4)), lambda n: None)
     assert len(read) == len(set(read)) == 180 + 240
+    assert len(begun) == len(set(begun)) == 3 * (3 + 3), "every probe of every seed starts elsewhere"
     for one in (probing, tpp, scr):
         assert list(one.scores) == ["s0", "s1"]
         assert one.seeds == (0, 1, 2)

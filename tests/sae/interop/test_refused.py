@@ -105,6 +105,24 @@ def test_scaling_factors(value, tmp_path):
         refused(old, "scaling_factor")
 
 
+@pytest.mark.parametrize(
+    "name, file",
+    [("sparsify/layers.3", "sae.safetensors"), ("saelens/topk", "sae_weights.safetensors")],
+)
+def test_a_tensor_that_nothing_here_reads_is_not_passed_over(name, file, tmp_path):
+    weights = copied(tmp_path, name) / file
+    save_file(load_file(weights) | {"W_more": torch.ones(19)}, weights)
+    refused(weights.parent, "W_more")
+
+
+@pytest.mark.parametrize("name", ["dictionary_learning/AutoEncoder", "authors/topk"])
+def test_nor_one_of_a_pickled_file(name, tmp_path):
+    folder = copied(tmp_path, name)
+    (weights,) = folder.glob("*.pt")
+    torch.save(torch.load(weights, weights_only=True) | {"W_more": torch.ones(19)}, weights)
+    refused(folder, "has W_more besides; expected exactly")
+
+
 class Explosive:
     def __init__(self, path):
         self.path = path

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,13 @@ def test_calibration_when_few_tokens_hold_almost_all_activity() -> None:
     loud, silent = (sign * torch.rand(rows, D_IN, generator=generator).double() for sign, rows in ((1, 10), (-1, 70)))
     sae.calibrate([loud, silent])
     assert sae.eval().encode_sparse(torch.cat([loud, silent])).l0 == K and float(sae.threshold) > 0
+    # Whatever comes after it: what was left out of the loudest batch is what counts.
+    every = [loud, 0.3 * loud[:2], 0.6 * loud[:3], silent]
+    for batches in permutations(every):
+        sae.calibrate(batches)
+        x = torch.cat(batches)
+        pre = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc).flatten().sort(descending=True).values
+        assert float(sae.threshold) == pytest.approx(float(pre[K * len(x)]), rel=1e-12)
     sae.calibrate([silent])
     assert float(sae.threshold) == 0, "nothing is active: every positive pre-activation counts"
     sae.calibrate([loud[:5], silent])

@@ -9,7 +9,8 @@ from tests.sae.train.cases import ACTIVE, D_IN, Counting, batches, make, planted
 
 from matryo.sae.nn import KINDS
 from matryo.sae.nn.base import unit_scale
-from matryo.sae.train import TrainConfig, TrainResult, train
+from matryo.sae.train import Checkpoints, TrainConfig, TrainResult, train
+from matryo.sae.train.member import Member
 
 QUICK = TrainConfig(steps=9, lr=5e-3, dead_after=300, log_every=1)
 FAMILY = [(kind, levels) for kind in KINDS for levels in ("none", "nested", "sampled")]
@@ -25,7 +26,7 @@ def family() -> dict:
 @pytest.mark.parametrize(("kind", "levels"), FAMILY)
 def test_training_is_the_plain_loop(kind, levels):
     """The same numbers from PyTorch's plain Adam, clipping and the equations, written out once more."""
-    config = TrainConfig(steps=9, lr=5e-3, dead_after=300, clip=0.05, sparsity_warmup=0.5, warmup=0.2)
+    config = TrainConfig(steps=9, lr=5e-3, dead_after=303, clip=0.05, sparsity_warmup=0.5, warmup=0.2)  # three batches
     data = [batch.double() for batch in batches(9, 101)]
     sae = make(kind, levels=levels).double()
     twin = copy.deepcopy(sae)
@@ -41,7 +42,7 @@ def test_training_is_the_plain_loop(kind, levels):
         x = batch * scale
         rate = 5e-3 * [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1 * 2 / 3, 1 / 3][step]
         penalty = min(1.0, (step + 1) / 5)
-        loss = twin.loss(x, dead=silent >= 300, generator=generator, sparsity_scale=penalty)
+        loss = twin.loss(x, dead=silent >= 303, generator=generator, sparsity_scale=penalty)
         gradients = dict(
             zip(adam, torch.autograd.grad(loss.total, list(twin.parameters()), allow_unused=True), strict=True)
         )
@@ -74,6 +75,15 @@ def test_training_is_the_plain_loop(kind, levels):
         expected = weights(twin)[name]
         assert torch.allclose(value, expected, rtol=1e-6, atol=1e-8, equal_nan=True), name
     assert sae.training is False
+
+
+@pytest.mark.parametrize(("steps", "settled"), [(25, 20), (20, 20), (7, 7)])
+def test_without_calibration_the_threshold_is_the_mean_of_the_last_20_batches(steps, settled, tmp_path):
+    sae = make("batch_topk")
+    result = train({"a": sae}, batches(steps, 40), TrainConfig(lr=1e-3), checkpoints=Checkpoints(tmp_path))
+    boundaries = Checkpoints(tmp_path).newest().plain["members"]["a"]["boundaries"]
+    assert len(boundaries) == settled
+    assert float(sae.threshold) * result.scale == pytest.approx(sum(boundaries) / settled, rel=1e-5)
 
 
 def _levels_seed(seed: int) -> int:
@@ -224,6 +234,19 @@ def test_metrics_are_what_they_say():
     fvu = float(loss.residual.square().sum() / (x - x.mean(0)).square().sum())
     assert lines[1]["a/fvu"] == pytest.approx(fvu) and lines[1]["a/loss"] == pytest.approx(float(loss.total.detach()))
     assert lines[1]["a/l0"] == pytest.approx(ACTIVE) and lines[1]["a/dead"] == lines[1]["a/aux"] == 0
+
+
+def test_a_latent_is_revived_from_the_very_token_on_at_which_it_counts_as_dead(monkeypatch):
+    member, seen = Member(make("batch_topk"), TrainConfig(dead_after=300)), []
+    member.silent_tokens[:] = 299
+    member.silent_tokens[[3, 5]] = torch.tensor([300, 301])
+    plain = member.fused.loss
+    monkeypatch.setattr(
+        member.fused, "loss", lambda x, target, dead, *rest: seen.append(dead) or plain(x, target, dead, *rest)
+    )
+    assert member.dead_fraction() == 2 / member.sae.config.n_latents
+    member.step(batches(1, 50)[0], None, 0, 5)
+    assert seen[0].nonzero().flatten().tolist() == [3, 5]
 
 
 def test_dead_is_counted_in_tokens():

@@ -86,9 +86,9 @@ def join(parts: Sequence[tuple[JumpReLU, Tensor]], b_dec: Float[Tensor, "d_in"])
     n_latents = len(state["W_dec"])
     if not n_latents:
         raise ValueError("0 latents were chosen; expected at least one to make an SAE of")
-    config = replace(_plain(parts[0][0].config), n_latents=n_latents)
     k = min(max(sae.config.k for sae, _ in parts), n_latents)
-    return _assembled(replace(config, k=k), state | {"b_dec": b_dec}, like)
+    config = replace(_plain(parts[0][0].config), n_latents=n_latents, k=k)
+    return _assembled(config, state | {"b_dec": b_dec}, like)
 
 
 @torch.no_grad()

@@ -176,6 +176,8 @@ def test_weak_and_small_classes_are_refused_and_said_so():
     assert list(concepts.refused) == ["noise", "small"]
     assert f"F1 is {concepts.f1['noise']:.2f}; expected more than 0.6" in concepts.refused["noise"]
     assert "2 words to fit on and 1 to measure; expected 10 in all" in concepts.refused["small"]
+    least = dataclasses.replace(config, absorption_min_f1=concepts.f1["noise"])
+    assert list(fit_concepts(found, least).refused) == ["noise", "small"], "more than that is expected"
     result = measure_absorption(autoencoder(1.0), found, concepts, config, min_classes=3)
     assert [c.name for c in result.classes] == ["A", "B"]
     assert result.full is result.fraction is result.split_latents is result.full_sd is None

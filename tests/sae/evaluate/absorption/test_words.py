@@ -4,6 +4,7 @@ import re
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -173,9 +174,20 @@ def test_the_task_says_what_it_measured_refused_and_missed(lm, tmp_path: Path):
         assert outcome.scores[sae]["full_absorption"] == pytest.approx(sum(full) / len(full))
         low, high = outcome.intervals[sae]["full_absorption"]
         assert low <= outcome.scores[sae]["full_absorption"] <= high
+        for score, column in (("full_absorption", 3), ("fraction_absorption", 4), ("split_latents", 5)):
+            values = np.array([row[column] for row in rows if row[0] == sae], float)
+            drawn = np.random.default_rng(0).choice(values, (20_000, len(values))).mean(1)
+            ends = np.quantile(drawn, [0.025, 0.975])
+            low, high = outcome.intervals[sae][score]
+            assert (low, high) == pytest.approx(ends, abs=0.06 * (ends[1] - ends[0]) + 1e-12)
         told = outcome.extra["saebench"][sae]
         assert told["metrics"]["mean"]["mean_full_absorption_score"] == outcome.scores[sae]["full_absorption"]
         assert len(told["details"]) == len(full) and told["config"]["model_name"] == "tiny"
+        for one, row in zip(told["details"], (row for row in rows if row[0] == sae), strict=True):
+            assert (one["first_letter"], one["full_absorption_rate"]) == (row[2], row[3])
+            assert (one["mean_absorption_fraction"], one["num_split_features"]) == (row[4], row[5])
+            assert one["num_full_absorption"] == pytest.approx(row[3] * row[6], abs=1e-9)
+            assert one["num_probe_true_positives"] == row[6]
     assert any("adapted, not comparable with published scores" in note for note in outcome.notes)
     ((svg, caption),) = draw([outcome])
     assert svg.startswith("<svg") and "first-letter" in caption and "s1" in svg

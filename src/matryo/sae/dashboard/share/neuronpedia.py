@@ -25,7 +25,9 @@ def neuronpedia(sae: IndexedSAE, latent: int) -> dict[str, Any]:
     width = largest / len(counts)
     cosines = sae.cosines(latent)
     neurons = neurons_of(sae, latent)
-    near = np.argsort(-cosines, kind="stable")[1:11]
+    # Its own cosine need not be the largest: another row may be the same, or its own be 0.
+    order = np.argsort(-cosines, kind="stable")
+    near = order[order != latent][:10]
     shown = examples(sae, latent, Query({"before": "64", "after": "32"}))["groups"][0]["examples"]
     return {
         "modelId": told["lm"],

@@ -55,7 +55,8 @@ def _csv(numbers: dict[str, NDArray[Any]], texts: dict[str, list[str]]) -> str:
     writer.writerow([*numbers, *texts])
     columns = [np.asarray(values).tolist() for values in numbers.values()]
     safe = [
-        [f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text for text in column] for column in texts.values()
+        [f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text for text in column]
+        for column in texts.values()
     ]
     writer.writerows(zip(*columns, *safe, strict=True))
     return out.getvalue()

@@ -38,14 +38,18 @@ def examples(sae: IndexedSAE, latent: int, query: Query) -> dict[str, Any]:
 
     `top` shows one passage per row, and passages alike once, with how many there are; `intervals` and `quantiles` draw
     from each fifth of the activation's range and of the firings; `weakest` are the smallest activations; `silent` are
-    tokens of its most frequent id on which it is not active. Draws depend on the latent's number only.
+    tokens of its most frequent id on which it is not active. Draws depend on the latent's number only. With `from` and
+    `to` only activations from ≤ a < to are looked at: what a bar of the histogram counts.
     """
     tab = query.choice("tab", TABS, "top")
     before, after = query.whole("before", 24, 0, 128), query.whole("after", 8, 0, 128)
     low, high = query.number("from", 0.0, 0), query.number("to", float("inf"), 0)
     tokens, acts = sae.firings(latent)
     if low > 0 or np.isfinite(high):
-        inside = slice(int(np.searchsorted(-acts, -high)), int(np.searchsorted(-acts, -low)))
+        # In the precision of activations, so that an edge and an activation that are written alike are equal.
+        ends = np.maximum([-high, -low], np.finfo(np.float32).min).astype(np.float32)
+        first, stop = np.searchsorted(-acts, ends, "right").tolist()
+        inside = slice(first, stop)
         tokens, acts = tokens[inside], acts[inside]
     shown = lambda chosen: [passage(sae, latent, int(t), before, after) for t in chosen]  # noqa: E731
     groups: list[dict[str, Any]] = []
