@@ -40,11 +40,12 @@ _config_file: Path | None = None  # of --config; set by `prepare` for the comman
 
 
 def layer(command: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Fill what no flag gave, for cyclopts: flag > `--config` file > recipe > default.
+    """Fill what no flag gave, for cyclopts: flag > `--config` file > recipe > the run of `--resume` > default.
 
     A command's parameter called `recipe` names a recipe of its room: `matryo.ROOM.recipes.recipe(name)` gives a dict of
     field values, nested as the fields are. Values the command has no field for are passed over, as a recipe serves
-    several commands; an unknown key of the file is an error.
+    several commands; an unknown key of the file is an error. With `--resume RUN` the rest is what that run was told, so
+    that what the command gets differs from it in nothing but what was given, which the run folder refuses by name.
     """
     from matryo.spine.config import flatten, read_toml  # late: help needs none of it
 
@@ -63,6 +64,12 @@ def layer(command: App, commands: tuple[str, ...], arguments: ArgumentCollection
                 recipe = flatten(import_module(f"matryo.{commands[0]}.recipes").recipe(name))
                 values = {key: value for key, value in recipe.items() if _takes(arguments, key)}
                 update_argument_collection(values, f"recipe {name}", arguments, root_keys=(), allow_unknown=False)
+    for argument in arguments:
+        if argument.field_info.name == "resume" and argument.tokens:
+            file = Path(argument.tokens[0].value) / "config.toml"
+            told = flatten(read_toml(file)) if file.is_file() else {}  # the command says that it is no run
+            values = {key: value for key, value in told.items() if _takes(arguments, key)}
+            update_argument_collection(values, str(file), arguments, root_keys=(), allow_unknown=False)
 
 
 def _check_whole_numbers(arguments: ArgumentCollection) -> None:

@@ -210,6 +210,11 @@ def test_the_command_runs_is_stopped_and_goes_on(tmp_path, monkeypatch, capsys):
     assert code == 0, said.err
     assert "go on with: matryo sae claims --resume" in said.out and "one seed only" in said.out
     harvests = len(list((tmp_path / "runs/latest/work").glob("*harvest*")))
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_begun", lambda _: tmp_path / "form.json")
+        (tmp_path / "form.json").write_text('{"form": "full"}')
+        code, said = run("--short --resume runs/latest")
+        assert code == 2 and "--short is given and runs/latest is of the full form" in said.err
     code, said = run("--resume runs/latest")
     assert code == 0, said.err
     assert len(list((tmp_path / "runs/latest/work").glob("*harvest*"))) == harvests == 1

@@ -66,7 +66,10 @@ def claims(
         Folder of the runs.
     """
     if resume is not None:
-        short = "short" in json.loads((_begun(resume)).read_text())["form"]
+        begun = "short" in json.loads((_begun(resume)).read_text())["form"]
+        if short and not begun:
+            raise ValueError(f"--short is given and {resume} is of the full form; expected --resume without it")
+        short = begun
     form = SHORT if short else FULL
     units = plan(form, list(TASKS))
     if only and not any(unit.name.startswith(only) for unit in units):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from matryo.sae.commands.options import HarvestOptions, part, resume_line
+from matryo.sae.commands.options import HarvestOptions, part, resume_line, stored_options
 from matryo.sae.commands.sharing import Together, open_run, together
 from matryo.sae.store.config import StoreConfig
-from matryo.spine.config import from_toml, write_text
+from matryo.spine.config import write_text
 from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
 
@@ -45,12 +45,13 @@ def harvest(
     recipe
         Named config to start from; `matryo sae recipes` lists them.
     resume
-        Unfinished harvest to go on with.
+        Unfinished harvest to go on with, with its own settings; another value of one is refused.
     runs
         Folder of the runs.
     """
-    if resume is not None and options is None:
-        options = from_toml(HarvestOptions, resume / "config.toml")
+    if resume is not None:
+        _, told = stored_options(resume, HarvestOptions, "dtype", "shard_rows")
+        options = options or told
     options = options or HarvestOptions()
     with interruptible("harvest") as ended, together("harvest", None, options.device) as shared:
         with _terminable(shared):

@@ -44,8 +44,8 @@ def stored_data(options: TrainOptions) -> TrainingData:
     from matryo.sae.store import ShuffledBatches, in_order, open_activations
 
     usable_device(options.device)
-    file, hash_sign, key = str(options.data).partition("#")
-    source, site, about = str(Path(file).resolve()) + hash_sign + key, None, {}
+    file = str(options.data).partition("#")[0]
+    source, site, about = whole_path(str(options.data)), None, {}
     if Path(file).is_dir() and not (Path(file) / "store.json").is_file():
         run = read_run(Path(file))
         sites: dict[str, str] = run.outputs.get("sites", {})
@@ -127,6 +127,12 @@ def sae_metadata(
         "seqpos_slice": None,
         "neuronpedia_id": None,
     }
+
+
+def whole_path(data: str) -> str:
+    """What --data names, by its whole path: PATH, or PATH#KEY."""
+    file, hash_sign, key = data.partition("#")
+    return str(Path(file).resolve()) + hash_sign + key
 
 
 def _one_site(wanted: tuple[str, ...], sites: dict[str, str], path: Path) -> str:
