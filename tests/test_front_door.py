@@ -288,7 +288,10 @@ def test_a_registered_line_does_not_hide_the_whole_help(fake, capsys):
         (["sae", "fake", "--sae.k", "0"], "k = 0: expected a positive number, give --sae.k 32"),
         (["sae", "fake", "--out", "/fail"], "/fail/nothing: No such file or directory"),
         (["sae", "fake", "--out", "/full"], "error: no space for the store"),
-        (["sae", "fake", "--out", "need"], "'a_package_that_is_not_there' is not installed: pip install 'matryo[all]'"),
+        (
+            ["sae", "fake", "--out", "need"],
+            "'a_package_that_is_not_there' is not installed; in matryo's folder: pip install -c ",
+        ),
         (["sae", "fake", "--n-latents"], "--n-latents requires an argument"),
     ],
 )

@@ -21,7 +21,7 @@ from cyclopts import (
 )
 from cyclopts.argument import ArgumentCollection, update_argument_collection
 
-from matryo.spine.errors import unknown
+from matryo.spine.errors import INSTALL, unknown
 from matryo.spine.progress import set_mode
 
 GLOBAL_FLAGS = {
@@ -218,7 +218,7 @@ def explain(error: Exception) -> str | None:
             name = getattr(missing, "name", None)
             if not isinstance(missing, ModuleNotFoundError) or not name or name.partition(".")[0] == "matryo":
                 return None
-            return f"the package {name!r} is not installed: pip install 'matryo[all]'"
+            return f"the package {name!r} is not installed; {INSTALL}"
         case OSError(strerror=str(reason)):
             return reason if error.filename is None else f"{error.filename}: {reason}"
     return str(error)

@@ -90,13 +90,14 @@ def train_run(
     parallel = (shared := shared or Together()).parallel(mode, options.count)
     harvested = parallel.from_first(lambda: _harvest_of(options))
     parents = [Path(harvested)] if harvested else []
-    if options.data:
-        # By its whole path: `runs/latest` will be this run in a moment, and a run is resumed from any folder.
-        options = replace(options, data=harvested or whole_path(options.data))
+    # By its whole path: `runs/latest` will be this run in a moment, and a run is resumed from any folder.
+    options = replace(options, data=harvested or (options.data and whole_path(options.data)))
     # Whatever can be refused without a run folder is refused before there is one.
     stored, stream = (stored_data(options), None) if options.data else (None, StreamedData(options))
     grid = options.grid((stored or stream).d_in)  # pyright: ignore[reportOptionalMemberAccess]
     saes = parallel.build({cfg.name: cfg for cfg in grid}, options.device)
+    if stream and resume is None:
+        stream.pack(runs, parallel)
 
     created = partial(RunFolder.create, runs, name, "sae train", options, parents, log)
     with open_run(parallel, partial(RunFolder.reopen, resume, options, log) if resume else created) as run:
@@ -130,8 +131,7 @@ def train_run(
         for sae_name, sae in saes.items():
             parallel.save(sae, run.path / "saes" / sae_name, data.metadata)
         parallel.agree(0)  # everyone has saved
-        names = {"saes": {cfg.name: f"saes/{cfg.name}" for cfg in grid}}
-        run.finish(names | _outputs(data, result, run.path))
+        run.finish({"saes": {cfg.name: f"saes/{cfg.name}" for cfg in grid}} | _outputs(data, result, run.path))
     return run.path, True
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matryo.sae.commands.harvest import check_text, token_rows
+from matryo.sae.commands.harvest import Text, check_text, pack_first, token_rows
 from matryo.sae.commands.options import TrainOptions
 from matryo.spine.errors import unknown
 from matryo.spine.progress import say
@@ -81,20 +81,24 @@ class StreamedData:
             raise ValueError(f"site is {sites}; expected one --site to stream from, or --data with a store")
         check_text(options)
         self.options = options
+        self.packed: Text | None = None
         self.lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
         self.site = resolve_site(self.lm, options.site[0]).name
         self.d_in = site_width(self.lm, self.site, options.row_length)
 
+    def pack(self, runs: Path, parallel: "Parallel") -> None:
+        """Read the text, before there is a run folder."""
+        self.packed = pack_first(self.options, self.lm, runs, parallel)
+        parallel.from_first(lambda: self.packed and self._check_length(self.packed))
+
     def open(self, run: Path, parallel: "Parallel") -> TrainingData:
-        """Pack the text into rows of the run folder, and stream them."""
+        """Write the rows into the run folder, and stream them."""
         from matryo.sae.activations import ActivationStream, capture_batches
 
         options, lm, site = self.options, self.lm, self.site
-        parallel.from_first(lambda: bool(token_rows(options, lm, run)))
-        splits, texts = token_rows(options, lm, run)
+        splits, texts = token_rows(options, lm, run, parallel, self.packed)
+        self._check_length((splits, texts))
         training, aside = splits["train"], splits.get("calibration")
-        if (given := training.n_tokens) < options.batch_size:
-            raise ValueError(f"batch_size is {options.batch_size}; expected at most {given}, all tokens to train on")
         return TrainingData(
             batches=ActivationStream(
                 lm, training, site, options.batch_size, buffer_tokens=options.buffer_tokens, seed=options.seed
@@ -107,6 +111,10 @@ class StreamedData:
             rows=str((run / "rows").resolve()),
             lm=options.lm,
         )
+
+    def _check_length(self, text: Text) -> None:
+        if (given := text[0]["train"].n_tokens) < (size := self.options.batch_size):
+            raise ValueError(f"batch_size is {size}; expected at most {given}, all tokens to train on")
 
 
 def sae_metadata(
