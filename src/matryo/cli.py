@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any, NoReturn, get_args
 
 from cyclopts import (
@@ -22,12 +23,12 @@ from cyclopts import (
 from cyclopts.argument import ArgumentCollection, update_argument_collection
 
 from matryo.spine.errors import INSTALL, unknown
-from matryo.spine.progress import set_mode
+from matryo.spine.progress import set_mode, to_json
 
 GLOBAL_FLAGS = {
     "--config FILE": "Values from a TOML file, such as a run's config.toml.",
     "--quiet": "Results and errors only, no progress.",
-    "--json": "Progress and results as JSON, one object a line.",
+    "--json": "Progress, results and errors as JSON, one object a line.",
 }
 ROOMS = {
     "sae": "Sparse autoencoders on a language model's activations.",
@@ -37,6 +38,7 @@ ROOMS = {
 
 _EPILOGUE = "Every command also takes:\n" + "\n".join(f"  {f:15}{line}" for f, line in GLOBAL_FLAGS.items())
 _config_file: Path | None = None  # of --config; set by `prepare` for the command that follows
+_as_json = False
 
 
 def layer(command: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -90,7 +92,7 @@ def _takes(arguments: ArgumentCollection, key: str) -> bool:
 
 def _shown(default: Any) -> Any:
     """How help shows a default: as it is typed, and none where there is nothing to type."""
-    return " ".join(map(str, default)) or None if isinstance(default, tuple) else default
+    return (" ".join(map(str, default)) if isinstance(default, tuple) else default) if default not in ((), "") else None
 
 
 app = App(
@@ -139,7 +141,9 @@ def run(arguments: Sequence[str]) -> int:
         line = explain(error)
         if line is None or os.environ.get("MATRYO_TRACEBACK", "0") not in ("", "0"):
             raise
-        print("matryo: error:", re.sub(r"\s+", " ", line).strip(), file=sys.stderr)  # noqa: T201
+        line = re.sub(r"\s+", " ", line).strip()
+        told = to_json({"event": "error", "text": line}) if _as_json else f"matryo: error: {line}"
+        print(told, file=sys.stderr)  # noqa: T201
         return 2
 
 
@@ -148,15 +152,15 @@ def prepare(arguments: Sequence[str]) -> list[str]:
 
     For --help, also gives the command its whole help: the line it is registered with would stand in its place.
     """
-    global _config_file
+    global _config_file, _as_json
     before, dashes, after = list(arguments), [], []
     if "--" in before:
         cut = before.index("--")
         before, dashes, after = before[:cut], ["--"], before[cut + 1 :]
-    quiet, as_json = "--quiet" in before, "--json" in before
-    if quiet and as_json:
+    quiet, _as_json = "--quiet" in before, "--json" in before
+    if quiet and _as_json:
         raise ValueError("--quiet and --json exclude each other: give one of them")
-    set_mode("quiet" if quiet else "json" if as_json else "auto")
+    set_mode("quiet" if quiet else "json" if _as_json else "auto")
     kept, file = [], None
     rest = iter(before)
     for token in rest:
@@ -195,8 +199,36 @@ def _whole_help(command: App) -> None:
         doc = parse(inspect.getdoc(command.default_command) or "")
         paragraphs = [doc.short_description or "", *re.split(r"\n\s*\n", doc.long_description or "")]
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # the terminal breaks lines
-        lines = "".join(f"  {line}\n" for line in examples(command))
+        lines = "".join(f"  {_fold(line)}\n" for line in examples(command))
+        command.help_formatter = _formatter()
         command.help_epilogue = f"Examples:\n{lines}\n{_EPILOGUE}"
+
+
+def _fold(line: str) -> str:
+    """A command line over as many lines of the terminal as it needs, still one to a shell that it is pasted into."""
+    width, (first, *flags) = get_terminal_size().columns - 4, re.split(r" (?=--)", line)
+    folded = [first]
+    for flag in flags:
+        if len(folded[-1]) + len(flag) < width:
+            folded[-1] += f" {flag}"
+        else:
+            folded.append(f"    {flag}")
+    return " \\\n  ".join(folded)
+
+
+def _formatter() -> Any:
+    """Help in which the lines of a docstring are broken by the terminal, not where the source has them."""
+    from cyclopts.help import DefaultFormatter
+    from rich.text import Text
+
+    class Formatter(DefaultFormatter):
+        def __call__(self, console: Any, options: Any, panel: Any) -> None:
+            for entry in panel.entries:
+                if isinstance(shown := getattr(entry.description, "primary_renderable", None), Text):
+                    shown.plain = " ".join(shown.plain.split())
+            super().__call__(console, options, panel)
+
+    return Formatter()
 
 
 def explain(error: Exception) -> str | None:

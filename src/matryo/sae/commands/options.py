@@ -56,6 +56,8 @@ class HarvestOptions(TextOptions, StoreConfig):
 class TrainOptions(TextOptions, TrainConfig):
     """What to train on what: one autoencoder for every combination of kind, n-latents, k, levels and sae-seed."""
 
+    steps: int | None = None
+    "Batches to train on; as many as --passes come to when not given."
     data: str | None = None
     "A harvest run, or a .npy or .safetensors file of activations; without it they are streamed from the model."
     site: tuple[str, ...] = ()
