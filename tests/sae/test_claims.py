@@ -206,6 +206,14 @@ def test_the_command_runs_is_stopped_and_goes_on(tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(
             command.WORK, kind, lambda unit, *rest: {k: v[: len(unit.values["seeds"])] for k, v in toy.items()}
         )
+    with monkeypatch.context() as patch:
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        patch.setitem(command.WORK, "harvest", stop)
+        code, said = run("--short --only basic-k4-s0 --runs stopped")
+        assert code == 130 and "go on with: matryo sae claims --resume" in said.out
     code, said = run("--short --only basic-k4-s0")
     assert code == 0, said.err
     assert "go on with: matryo sae claims --resume" in said.out and "one seed only" in said.out

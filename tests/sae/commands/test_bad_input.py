@@ -133,6 +133,13 @@ def test_array_of_any_origin_trains_and_is_evaluated_without_a_model(folder, mon
     assert SAE.load(saved[0])(x).shape == x.shape
 
 
+def test_a_batch_larger_than_the_data_is_said(folder, monkeypatch, capsys, tmp_path):
+    line = f"sae train --data acts.npy --n-latents 20 --k 3 --steps 1 --batch-size 700 --runs {tmp_path}"
+    code, said = run(line, folder, monkeypatch, capsys)
+    assert code == 0
+    assert "batches are of 540 activations, all there are to train on, instead of 700" in said.out
+
+
 def test_streaming_trains_without_a_store(folder, monkeypatch, capsys, tmp_path):
     runs = tmp_path / "runs"
     line = f"sae train {SMALL} --n-latents 300 --k 4 --batch-size 128 --buffer-tokens 512 --steps 12 --runs {runs}"

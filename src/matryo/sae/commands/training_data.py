@@ -54,6 +54,8 @@ def stored_data(options: TrainOptions) -> TrainingData:
         source = str(run.path / sites[site])
     table = open_activations(source)
     rows = len(table.rows("train"))
+    if rows < options.batch_size:
+        say(f"batches are of {rows:,} activations, all there are to train on, instead of {options.batch_size:,}")
     batches = ShuffledBatches(table, "train", min(options.batch_size, rows), options.seed)
     known = table.identity()
     return TrainingData(
