@@ -20,7 +20,8 @@ def page() -> str:
         "# Commands",
         "This page is written by `scripts/cli_page.py` from the commands' own help.",
         "    matryo ROOM COMMAND [ARGS] [--flag value]",
-        "A value comes from the flag, else from the file of `--config`, else from the recipe, else from the default.",
+        "A value comes from the flag, else from the file of `--config`, else from the recipe, else from the default. "
+        "With `--resume` it comes from the run; a flag, file or recipe beside it must say the same.",
         table(("every command takes", ""), [(f"`{flag}`", line) for flag, line in cli.GLOBAL_FLAGS.items()]),
         "Exit codes: 0 done; 2 an error of yours, in one line; 130 interrupted. "
         "`MATRYO_TRACEBACK=1` shows where an error comes from.",

@@ -82,9 +82,10 @@ def test_help_of_a_command_has_two_examples_and_imports_no_torch(room, command, 
     assert not set(HEAVY) & set(modules)
     lines = cli.examples(cli.find([room, command]))
     assert len(lines) >= 2, f"give the docstring two lines `matryo {room} ...` under Examples"
-    flat = " ".join(shown.split())
+    flat = " ".join(shown.replace("\\\n", " ").split())
+    assert all(len(line) <= 80 for line in shown.splitlines())
     assert all(" ".join(line.split()) in flat for line in lines)
-    assert "--config FILE" in flat
+    assert "--config FILE" in flat and "[default: ]" not in flat
 
 
 @each_command
@@ -288,7 +289,10 @@ def test_a_registered_line_does_not_hide_the_whole_help(fake, capsys):
         (["sae", "fake", "--sae.k", "0"], "k = 0: expected a positive number, give --sae.k 32"),
         (["sae", "fake", "--out", "/fail"], "/fail/nothing: No such file or directory"),
         (["sae", "fake", "--out", "/full"], "error: no space for the store"),
-        (["sae", "fake", "--out", "need"], "'a_package_that_is_not_there' is not installed: pip install 'matryo[all]'"),
+        (
+            ["sae", "fake", "--out", "need"],
+            "'a_package_that_is_not_there' is not installed; in matryo's folder: pip install -c ",
+        ),
         (["sae", "fake", "--n-latents"], "--n-latents requires an argument"),
     ],
 )
@@ -299,6 +303,14 @@ def test_an_error_of_the_users_is_one_line_and_exit_2(fake, capsys, arguments, m
     assert said.err.startswith("matryo: error: ")
     assert message in said.err
     assert said.err.count("\n") == 1
+
+
+def test_with_json_an_error_is_an_object_too(fake, capsys):
+    assert cli.run(["sae", "fake", "--sae.k", "0", "--json"]) == 2
+    told = json.loads(capsys.readouterr().err)
+    assert told == {"event": "error", "text": "k = 0: expected a positive number, give --sae.k 32"}
+    assert cli.run(["sae", "fake", "--sae.k", "0"]) == 2
+    assert capsys.readouterr().err.startswith("matryo: error: k = 0")
 
 
 def test_an_error_of_ours_keeps_its_traceback(fake):

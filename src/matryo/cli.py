@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any, NoReturn, get_args
 
 from cyclopts import (
@@ -21,13 +22,13 @@ from cyclopts import (
 )
 from cyclopts.argument import ArgumentCollection, update_argument_collection
 
-from matryo.spine.errors import unknown
-from matryo.spine.progress import set_mode
+from matryo.spine.errors import INSTALL, unknown
+from matryo.spine.progress import set_mode, to_json
 
 GLOBAL_FLAGS = {
     "--config FILE": "Values from a TOML file, such as a run's config.toml.",
     "--quiet": "Results and errors only, no progress.",
-    "--json": "Progress and results as JSON, one object a line.",
+    "--json": "Progress, results and errors as JSON, one object a line.",
 }
 ROOMS = {
     "sae": "Sparse autoencoders on a language model's activations.",
@@ -37,14 +38,16 @@ ROOMS = {
 
 _EPILOGUE = "Every command also takes:\n" + "\n".join(f"  {f:15}{line}" for f, line in GLOBAL_FLAGS.items())
 _config_file: Path | None = None  # of --config; set by `prepare` for the command that follows
+_as_json = False
 
 
 def layer(command: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Fill what no flag gave, for cyclopts: flag > `--config` file > recipe > default.
+    """Fill what no flag gave, for cyclopts: flag > `--config` file > recipe > the run of `--resume` > default.
 
     A command's parameter called `recipe` names a recipe of its room: `matryo.ROOM.recipes.recipe(name)` gives a dict of
     field values, nested as the fields are. Values the command has no field for are passed over, as a recipe serves
-    several commands; an unknown key of the file is an error.
+    several commands; an unknown key of the file is an error. With `--resume RUN` the rest is what that run was told, so
+    that what the command gets differs from it in nothing but what was given, which the run folder refuses by name.
     """
     from matryo.spine.config import flatten, read_toml  # late: help needs none of it
 
@@ -63,6 +66,12 @@ def layer(command: App, commands: tuple[str, ...], arguments: ArgumentCollection
                 recipe = flatten(import_module(f"matryo.{commands[0]}.recipes").recipe(name))
                 values = {key: value for key, value in recipe.items() if _takes(arguments, key)}
                 update_argument_collection(values, f"recipe {name}", arguments, root_keys=(), allow_unknown=False)
+    for argument in arguments:
+        if argument.field_info.name == "resume" and argument.tokens:
+            file = Path(argument.tokens[0].value) / "config.toml"
+            told = flatten(read_toml(file)) if file.is_file() else {}  # the command says that it is no run
+            values = {key: value for key, value in told.items() if _takes(arguments, key)}
+            update_argument_collection(values, str(file), arguments, root_keys=(), allow_unknown=False)
 
 
 def _check_whole_numbers(arguments: ArgumentCollection) -> None:
@@ -83,7 +92,7 @@ def _takes(arguments: ArgumentCollection, key: str) -> bool:
 
 def _shown(default: Any) -> Any:
     """How help shows a default: as it is typed, and none where there is nothing to type."""
-    return " ".join(map(str, default)) or None if isinstance(default, tuple) else default
+    return (" ".join(map(str, default)) if isinstance(default, tuple) else default) if default not in ((), "") else None
 
 
 app = App(
@@ -132,7 +141,9 @@ def run(arguments: Sequence[str]) -> int:
         line = explain(error)
         if line is None or os.environ.get("MATRYO_TRACEBACK", "0") not in ("", "0"):
             raise
-        print("matryo: error:", re.sub(r"\s+", " ", line).strip(), file=sys.stderr)  # noqa: T201
+        line = re.sub(r"\s+", " ", line).strip()
+        told = to_json({"event": "error", "text": line}) if _as_json else f"matryo: error: {line}"
+        print(told, file=sys.stderr)  # noqa: T201
         return 2
 
 
@@ -141,15 +152,15 @@ def prepare(arguments: Sequence[str]) -> list[str]:
 
     For --help, also gives the command its whole help: the line it is registered with would stand in its place.
     """
-    global _config_file
+    global _config_file, _as_json
     before, dashes, after = list(arguments), [], []
     if "--" in before:
         cut = before.index("--")
         before, dashes, after = before[:cut], ["--"], before[cut + 1 :]
-    quiet, as_json = "--quiet" in before, "--json" in before
-    if quiet and as_json:
+    quiet, _as_json = "--quiet" in before, "--json" in before
+    if quiet and _as_json:
         raise ValueError("--quiet and --json exclude each other: give one of them")
-    set_mode("quiet" if quiet else "json" if as_json else "auto")
+    set_mode("quiet" if quiet else "json" if _as_json else "auto")
     kept, file = [], None
     rest = iter(before)
     for token in rest:
@@ -188,8 +199,36 @@ def _whole_help(command: App) -> None:
         doc = parse(inspect.getdoc(command.default_command) or "")
         paragraphs = [doc.short_description or "", *re.split(r"\n\s*\n", doc.long_description or "")]
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # the terminal breaks lines
-        lines = "".join(f"  {line}\n" for line in examples(command))
+        lines = "".join(f"  {_fold(line)}\n" for line in examples(command))
+        command.help_formatter = _formatter()
         command.help_epilogue = f"Examples:\n{lines}\n{_EPILOGUE}"
+
+
+def _fold(line: str) -> str:
+    """A command line over as many lines of the terminal as it needs, still one to a shell that it is pasted into."""
+    width, (first, *flags) = get_terminal_size().columns - 4, re.split(r" (?=--)", line)
+    folded = [first]
+    for flag in flags:
+        if len(folded[-1]) + len(flag) < width:
+            folded[-1] += f" {flag}"
+        else:
+            folded.append(f"    {flag}")
+    return " \\\n  ".join(folded)
+
+
+def _formatter() -> Any:
+    """Help in which the lines of a docstring are broken by the terminal, not where the source has them."""
+    from cyclopts.help import DefaultFormatter
+    from rich.text import Text
+
+    class Formatter(DefaultFormatter):
+        def __call__(self, console: Any, options: Any, panel: Any) -> None:
+            for entry in panel.entries:
+                if isinstance(shown := getattr(entry.description, "primary_renderable", None), Text):
+                    shown.plain = " ".join(shown.plain.split())
+            super().__call__(console, options, panel)
+
+    return Formatter()
 
 
 def explain(error: Exception) -> str | None:
@@ -211,7 +250,7 @@ def explain(error: Exception) -> str | None:
             name = getattr(missing, "name", None)
             if not isinstance(missing, ModuleNotFoundError) or not name or name.partition(".")[0] == "matryo":
                 return None
-            return f"the package {name!r} is not installed: pip install 'matryo[all]'"
+            return f"the package {name!r} is not installed; {INSTALL}"
         case OSError(strerror=str(reason)):
             return reason if error.filename is None else f"{error.filename}: {reason}"
     return str(error)

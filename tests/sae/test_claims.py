@@ -206,10 +206,23 @@ def test_the_command_runs_is_stopped_and_goes_on(tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(
             command.WORK, kind, lambda unit, *rest: {k: v[: len(unit.values["seeds"])] for k, v in toy.items()}
         )
+    with monkeypatch.context() as patch:
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        patch.setitem(command.WORK, "harvest", stop)
+        code, said = run("--short --only basic-k4-s0 --runs stopped")
+        assert code == 130 and "go on with: matryo sae claims --resume" in said.out
     code, said = run("--short --only basic-k4-s0")
     assert code == 0, said.err
     assert "go on with: matryo sae claims --resume" in said.out and "one seed only" in said.out
     harvests = len(list((tmp_path / "runs/latest/work").glob("*harvest*")))
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_begun", lambda _: tmp_path / "form.json")
+        (tmp_path / "form.json").write_text('{"form": "full"}')
+        code, said = run("--short --resume runs/latest")
+        assert code == 2 and "--short is given and runs/latest is of the full form" in said.err
     code, said = run("--resume runs/latest")
     assert code == 0, said.err
     assert len(list((tmp_path / "runs/latest/work").glob("*harvest*"))) == harvests == 1

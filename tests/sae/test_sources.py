@@ -264,6 +264,12 @@ def test_an_index_of_single_saes_goes_on_with_them(folder, capsys, tmp_path, mon
         patch.setattr(build, "write_corpus", stop)
         assert run(f"sae index {sources} --runs {tmp_path}/runs", capsys)[0] == 130
     made = (tmp_path / "runs" / "latest").resolve()
+    for other, named in (
+        (f"{tmp_path}/runs/one", "/runs/one; expected --resume without them"),
+        (f"{sources} --split heldout", "split: 'train' -> 'heldout';"),
+    ):
+        code, said = run(f"sae index {other} --resume {made}", capsys)
+        assert code == 2 and named in said.err
     code, said = run(f"sae index --resume {made}", capsys)
     assert code == 0, said.err
     assert list(open_index(made).saes) == [f"{NESTED}@4"]

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+INSTALL = "in matryo's folder: pip install -c constraints.txt -e '.[all]'"  # what a missing package needs
+
 
 def unknown(what: str, value: str, options: Iterable[str], fix: str = "") -> ValueError:
     """Build the error for a name that is none of `options`, with the nearest of them and what else to do.
@@ -45,7 +47,5 @@ def human_bytes(count: int) -> str:
         >>> human_bytes(1536), human_bytes(12)
         ('1.5 KiB', '12 B')
     """
-    size, power = float(count), 0
-    while size >= 1024 and power < 4:
-        size, power = size / 1024, power + 1
-    return f"{size:.1f} {'KMGT'[power - 1]}iB" if power else f"{count} B"
+    power = min(max(0, int(count).bit_length() - 1) // 10, 4)
+    return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB" if power else f"{count} B"

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tests.command_line import error_of, run
 from tests.sae.texts import write_words
 
-from matryo.sae.nn import SAE
+from matryo.sae.nn import SAE, SAEConfig, build
 
 SMALL = "--lm tiny --site blocks.1.resid_pre --text file:text.txt --tokens 3000 --row-length 32"
 
@@ -95,6 +96,20 @@ def test_text_shorter_than_a_row(folder, monkeypatch, capsys, tmp_path):
     code, said = run(line, folder, monkeypatch, capsys)
     assert code == 2
     assert "expected at least 3 rows of 256" in said.err
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("command", ["harvest", "train", "train --batch-size 1000000", "adopt sae"])
+def test_text_that_fails_leaves_no_folder_and_latest_where_it_was(command, folder, monkeypatch, capsys, tmp_path):
+    build(SAEConfig(kind="relu", d_in=256, n_latents=20, k=3)).save(tmp_path / "sae")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "latest").symlink_to("before")
+    words = (folder / "text.txt").read_text()
+    (tmp_path / "text.txt").write_text(words if "1000000" in command else words[:40])
+    code, _ = run(f"sae {command} {SMALL}", tmp_path, monkeypatch, capsys)
+    assert code == 2
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["latest"]
+    assert (tmp_path / "runs" / "latest").readlink() == Path("before")
 
 
 def test_a_store_of_another_site_or_width_is_refused_by_name(folder, monkeypatch, capsys, tmp_path):
@@ -118,6 +133,13 @@ def test_array_of_any_origin_trains_and_is_evaluated_without_a_model(folder, mon
     assert SAE.load(saved[0])(x).shape == x.shape
 
 
+def test_a_batch_larger_than_the_data_is_said(folder, monkeypatch, capsys, tmp_path):
+    line = f"sae train --data acts.npy --n-latents 20 --k 3 --steps 1 --batch-size 700 --runs {tmp_path}"
+    code, said = run(line, folder, monkeypatch, capsys)
+    assert code == 0
+    assert "batches are of 540 activations, all there are to train on, instead of 700" in said.out
+
+
 def test_streaming_trains_without_a_store(folder, monkeypatch, capsys, tmp_path):
     runs = tmp_path / "runs"
     line = f"sae train {SMALL} --n-latents 300 --k 4 --batch-size 128 --buffer-tokens 512 --steps 12 --runs {runs}"
@@ -131,6 +153,7 @@ def test_streamed_text_shorter_than_a_batch(folder, monkeypatch, capsys, tmp_pat
     line = f"sae train {SMALL.replace('3000', '60')} --n-latents 20 --k 4 --runs {tmp_path / 'runs'}"
     code, said = run(line, folder, monkeypatch, capsys)
     assert code == 2 and "batch_size is 2048; expected at most 62, all tokens to train on" in said.err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_terminal_without_the_characters_of_a_result_costs_nothing(folder, tmp_path):

@@ -193,7 +193,12 @@ def test_a_run_that_latest_pointed_to_is_found_again_after_an_interruption(folde
             code, said = run(f"sae {line} --threshold 0.5 --data acts.npy", tmp_path, patch, capsys)
         assert code == 130, said.err
         made = (tmp_path / "runs" / "latest").resolve()
-        code, said = run(f"sae {line.split()[0]} --resume {made}", tmp_path / "runs", monkeypatch, capsys)
+        command = line.split()[0]
+        code, said = run(f"sae {command} --threshold 0.7 --resume {made}", tmp_path / "runs", monkeypatch, capsys)
+        assert code == 2 and "another config: threshold: 0.5 -> 0.7;" in said.err
+        code, said = run(f"sae {command} trained one --resume {made}", tmp_path / "runs", monkeypatch, capsys)
+        assert code == 2
+        code, said = run(f"sae {command} --resume {made}", tmp_path / "runs", monkeypatch, capsys)
         assert code == 0, said.err
 
 

@@ -264,6 +264,11 @@ def test_dark_and_narrow(browser, base):
         dark.open(path)
         assert dark.page.evaluate("document.documentElement.scrollWidth") <= 420, path
     dark.audit("dark")
+    dark.page.set_viewport_size({"width": 320, "height": 800})
+    clipped = "[...document.querySelectorAll('input, select, button')].map(e => e.getBoundingClientRect().right)"
+    for path in (f"{ONE}/latents", "/compare", "/steer"):
+        dark.open(path)
+        assert max(dark.page.evaluate(clipped)) <= 320, path
     dark.context.close()
 
 

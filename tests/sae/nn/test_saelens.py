@@ -44,7 +44,7 @@ THEIRS = {
 def exchange(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of ours that SAELens has read, and of theirs; SAELens runs once, in a process of its own."""
     if importlib.util.find_spec("sae_lens") is None:
-        pytest.skip("sae_lens is not installed; pip install 'matryo[dev]' brings it")
+        pytest.skip("sae_lens is not installed; pip install -c constraints.txt -e '.[dev]' brings it")
     folder = tmp_path_factory.mktemp("saelens")
     (folder / "ours").mkdir()
     for case in OURS:

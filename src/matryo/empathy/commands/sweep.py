@@ -44,7 +44,8 @@ def sweep(
     """
     chosen = options or SweepOptions()
     name = recipe or "sweep"
-    training = part(chosen, TrainOptions) if resume is None else from_toml(TrainOptions, resume / "config.toml")
+    stored = from_toml(TrainOptions, resume / "config.toml") if resume is not None else None
+    training = stored if stored and options is None else part(chosen, TrainOptions)
     with stop_on_interrupt() as should_stop:
         trained, finished = train_run(training, runs, f"{name}-train", resume, log, should_stop)
     if not finished:

@@ -38,7 +38,7 @@ def train(
     recipe
         Named config to start from; `matryo empathy recipes` lists them.
     resume
-        Unfinished training run to go on with.
+        Unfinished training run to go on with, with its own settings; another value of one is refused.
     runs
         Folder of the runs.
     log

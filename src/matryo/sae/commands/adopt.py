@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from matryo.sae.commands.harvest import check_text, token_rows
+from matryo.sae.commands.harvest import check_text, pack_first, token_rows
 from matryo.sae.commands.options import TextOptions
 from matryo.sae.commands.training_data import sae_metadata
 from matryo.sae.sources import read_saes, settled
@@ -78,8 +78,9 @@ def adopt_run(sources: tuple[str, ...], options: AdoptOptions, runs: Path) -> Pa
     processing = _processing(found, lm, site, options)
     lm = processed(lm, processing)
     config = {"source": [settled(source) for source in sources], **to_dict(options)}
+    packed = pack_first(options, lm, runs)
     with RunFolder.create(runs, "adopt", "sae adopt", config) as run:
-        splits, texts = token_rows(options, lm, run.path)
+        splits, texts = token_rows(options, lm, run.path, packed=packed)
         told = sae_metadata(options.lm, site, options.row_length, texts)
         told["model_from_pretrained_kwargs"] = processing
         for name, one in found.items():

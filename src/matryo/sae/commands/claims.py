@@ -66,7 +66,10 @@ def claims(
         Folder of the runs.
     """
     if resume is not None:
-        short = "short" in json.loads((_begun(resume)).read_text())["form"]
+        begun = "short" in json.loads((_begun(resume)).read_text())["form"]
+        if short and not begun:
+            raise ValueError(f"--short is given and {resume} is of the full form; expected --resume without it")
+        short = begun
     form = SHORT if short else FULL
     units = plan(form, list(TASKS))
     if only and not any(unit.name.startswith(only) for unit in units):
@@ -76,15 +79,16 @@ def claims(
     folder = RunFolder.reopen(resume, config) if resume else RunFolder.create(runs, "claims", "sae claims", config)
     with folder:
         write_text(folder.path / "form.json", json.dumps({"form": config["form"]}))
-        whole = _work_off(folder, units, form, only)
-        told = lines(read_results(units, folder.path / "units"), units)
+        interrupted = _work_off(folder, units, form, only)
+        results = read_results(units, folder.path / "units")
+        told = lines(results, units)
         write_text(folder.path / "claims.md", as_markdown(told))
         write_text(folder.path / "claims.json", to_json([asdict(line) for line in told], 1) + "\n")
         say(aligned(HEADERS, table(told)))
         say(f"written: {folder.path / 'claims.md'}", run=str(folder.path))
-        if not whole:
+        if interrupted or len(results) < len(units):
             say(resume_line("claims", folder.path))
-            return 0 if only else 130
+            return 130 if interrupted else 0
         folder.finish({"claims": "claims.json", "table": "claims.md", "units": "units"})
     return 0
 
@@ -113,7 +117,7 @@ def _begun(path: Path) -> Path:
 
 
 def _work_off(folder: RunFolder, units: list[Unit], form: Form, only: tuple[str, ...]) -> bool:
-    """Do the units; whether all of them are done."""
+    """Do the units; whether that was interrupted."""
     place = folder.path / "work"
 
     def work(unit: Unit, needed: Results) -> dict[str, Any]:
@@ -125,7 +129,8 @@ def _work_off(folder: RunFolder, units: list[Unit], form: Form, only: tuple[str,
                 say(f"done: {unit.name}", unit=unit.name)
     except KeyboardInterrupt:
         say("interrupted")
-    return len(read_results(units, folder.path / "units")) == len(units)
+        return True
+    return False
 
 
 def _toy(unit: Unit, form: Form, needed: Results, place: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import interruptible
-from matryo.sae.commands.options import stored_options
+from matryo.sae.commands.options import as_told, stored_options
 from matryo.sae.commands.stitching import (
     StitchOptions,
     Work,
@@ -66,13 +66,14 @@ def family(
         Runs, or single SAEs: RUN/saes/NAME, an SAE folder, or hf:OWNER/REPO[:SUBFOLDER], with @LEVEL behind it for
         its first latents.
     resume
-        Unfinished run to go on with.
+        Unfinished run to go on with, with its own settings; another value of one is refused.
     runs
         Folder of the runs.
     """
     if resume is not None:
-        told, options = stored_options(resume, FamilyOptions, "run", "prefixes")
-        run = tuple(told["run"])
+        told, stored = stored_options(resume, FamilyOptions, "run", "prefixes")
+        options = options or stored
+        run = tuple(map(as_told, run, told["run"])) if len(run) == len(told["run"]) else run or tuple(told["run"])
     if not run:
         raise ValueError("run is empty; expected training runs or SAEs, or --resume with a run")
     with interruptible("family") as ended:

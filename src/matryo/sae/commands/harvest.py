@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from matryo.sae.commands.options import HarvestOptions, part, resume_line
+from matryo.sae.commands.options import HarvestOptions, part, resume_line, stored_options
 from matryo.sae.commands.sharing import Together, open_run, together
 from matryo.sae.store.config import StoreConfig
-from matryo.spine.config import from_toml, write_text
+from matryo.spine.config import write_text
 from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matryo.sae.commands.options import TextOptions
     from matryo.sae.lm import LM
     from matryo.sae.text import RowsConfig, TokenRows
+    from matryo.sae.train.parallel import Parallel
 
 
 def harvest(
@@ -45,12 +46,13 @@ def harvest(
     recipe
         Named config to start from; `matryo sae recipes` lists them.
     resume
-        Unfinished harvest to go on with.
+        Unfinished harvest to go on with, with its own settings; another value of one is refused.
     runs
         Folder of the runs.
     """
-    if resume is not None and options is None:
-        options = from_toml(HarvestOptions, resume / "config.toml")
+    if resume is not None:
+        _, told = stored_options(resume, HarvestOptions, "dtype", "shard_rows")
+        options = options or told
     options = options or HarvestOptions()
     with interruptible("harvest") as ended, together("harvest", None, options.device) as shared:
         with _terminable(shared):
@@ -80,6 +82,8 @@ def harvest_run(
     shared = shared or Together()
     parallel = shared.parallel()
 
+    packed = None if resume else pack_first(options, lm, runs, parallel)
+
     def make() -> RunFolder:
         return RunFolder.reopen(resume, options) if resume else RunFolder.create(runs, name, "sae harvest", options)
 
@@ -87,8 +91,7 @@ def harvest_run(
         shared.run = run.path
         if ended is not None:
             ended["run"] = run.path
-        parallel.from_first(lambda: bool(token_rows(options, lm, run.path)))
-        splits, texts = token_rows(options, lm, run.path)
+        splits, texts = token_rows(options, lm, run.path, parallel, packed)
         used = options.row_length - int(options.skip_first)
         counts = {split: len(rows.tokens) * used for split, rows in splits.items()}
         mine = {split: share_of_rows(rows, parallel.rank, parallel.size) for split, rows in splits.items()}
@@ -138,30 +141,63 @@ def _fill(
             bar.advance(len(next(iter(found.values()))))
 
 
-def token_rows(options: "TextOptions", lm: "LM", folder: Path) -> tuple[dict[str, "TokenRows"], list[dict[str, Any]]]:
-    """The run's rows of token ids by split, packed and written on first use, and what the texts are."""
-    from matryo.sae.text import TokenRows, open_source, pack_rows
+Text = tuple[dict[str, "TokenRows"], list[dict[str, Any]]]  # rows of token ids by split, and what the texts are
 
-    told = folder / "rows" / "texts.json"
-    if (folder / "rows" / "heldout" / "rows.json").is_file():
-        saved = [split for split in ("train", "heldout", "calibration") if (folder / "rows" / split).is_dir()]
-        rows = {split: TokenRows.load(folder / "rows" / split) for split in saved}
-        return rows, json.loads(told.read_text(encoding="utf-8"))
+
+def pack_first(options: "TextOptions", lm: "LM", runs: Path, parallel: "Parallel | None" = None) -> "Text | None":
+    """The text as rows in unnamed files, before there is a run folder; None in a process that follows the first.
+
+    Raises:
+        ValueError: the text cannot be read, or is too little.
+    """
+    made: list[Text] = []
+
+    def pack() -> bool:
+        made.append(_pack(options, lm, next(place for place in (runs, *runs.absolute().parents) if place.is_dir())))
+        return True
+
+    pack() if parallel is None else parallel.from_first(pack)
+    return made[0] if made else None
+
+
+def token_rows(
+    options: "TextOptions", lm: "LM", run: Path, parallel: "Parallel | None" = None, packed: "Text | None" = None
+) -> "Text":
+    """The run's rows, written on first use, and packed if that was not done before."""
+    if parallel is not None:
+        parallel.from_first(lambda: bool(_saved_rows(options, lm, run, packed)))
+    return _saved_rows(options, lm, run, packed)
+
+
+def _saved_rows(options: "TextOptions", lm: "LM", run: Path, packed: "Text | None") -> "Text":
+    from matryo.sae.text import TokenRows
+
+    folder, told = run / "rows", run / "rows" / "texts.json"
+    if not (folder / "heldout" / "rows.json").is_file():
+        folder.mkdir(exist_ok=True)
+        splits, texts = packed or _pack(options, lm, folder)
+        write_text(told, json.dumps(texts, indent=1))
+        # Held-out rows last: with them all is there.
+        for split in sorted(splits, key=lambda split: split == "heldout"):
+            splits.pop(split).save(folder / split)  # and lets go of the file it was packed in
+    saved = [split for split in ("train", "heldout", "calibration") if (folder / split).is_dir()]
+    rows = {split: TokenRows.load(folder / split) for split in saved}
+    return rows, json.loads(told.read_text(encoding="utf-8"))
+
+
+def _pack(options: "TextOptions", lm: "LM", folder: Path) -> "Text":
+    """Read the sources and pack them, in unnamed files of the folder."""
+    from matryo.sae.text import open_source, pack_rows
+
     sources = [open_source(spec, say) for spec in options.text]
-    config = check_text(options)
     with progress("text", None, "rows") as bar:
-        (folder / "rows").mkdir(exist_ok=True)
-        splits = pack_rows(sources, lm.encode, lm.bos_id, config, folder / "rows")
+        splits = pack_rows(sources, lm.encode, lm.bos_id, check_text(options), folder)
         bar.note(
             ", ".join(f"{len(rows.tokens):,} {split} rows of {options.row_length}" for split, rows in splits.items())
         )
-    # After reading: a data set of the hub knows its commit then. Held-out rows last: with them all is there.
-    texts = [source.describe() for source in sources]
-    write_text(told, json.dumps(texts, indent=1))
-    for split in sorted(splits, key=lambda split: split == "heldout"):
-        splits[split].save(folder / "rows" / split)
-        splits[split] = TokenRows.load(folder / "rows" / split)  # lets go of the file it was packed in
-    return splits, texts
+        bar.advance(sum(len(rows.tokens) for rows in splits.values()))
+    # After reading: a data set of the hub knows its commit then.
+    return splits, [source.describe() for source in sources]
 
 
 def check_text(options: "TextOptions") -> "RowsConfig":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from matryo.sae.commands.options import stored_options
-from matryo.sae.sources import NamedSAE, read_saes, runs_of, sources_of
+from matryo.sae.sources import NamedSAE, read_saes, runs_of, settled, sources_of
 from matryo.spine.config import diff, read_toml, to_dict
 from matryo.spine.progress import say
 from matryo.spine.run import RunFolder
@@ -40,8 +40,11 @@ class IndexOptions:
             raise ValueError(f"tokens is {self.tokens}; expected a whole number of 1 or more")
 
 
+LATEST = ("runs/latest",)
+
+
 def index(
-    run: tuple[str, ...] = ("runs/latest",),
+    run: tuple[str, ...] = LATEST,
     *,
     options: Annotated[IndexOptions | None, Parameter(name="*")] = None,
     runs: Path = Path("runs"),
@@ -65,17 +68,21 @@ def index(
     runs
         Folder of the runs.
     resume
-        An interrupted index to go on with.
+        An interrupted index to go on with, with its own settings; another value of one is refused.
     """
     if resume is not None:
-        run, options = _stored(resume)
+        run, stored = _stored(resume, run)
+        options = options or stored
     path = index_runs(run, options or IndexOptions(), runs, resume)
     say(f"index: {path}; open it with: matryo sae serve {path}", run=str(path))
 
 
-def _stored(resume: Path) -> tuple[tuple[str, ...], IndexOptions]:
-    """The SAEs and options that an unfinished index was told."""
-    told, options = stored_options(resume, IndexOptions)
+def _stored(resume: Path, given: tuple[str, ...]) -> tuple[tuple[str, ...], IndexOptions]:
+    """The SAEs and options that an unfinished index was told; a ValueError if others are given."""
+    told, options = stored_options(resume, IndexOptions, "split")
+    named = tuple(told.get("run", ()))
+    if given not in (LATEST, named) and named != tuple(map(settled, given)):
+        raise ValueError(f"{resume} indexes {' '.join(named)}, not {' '.join(given)}; expected --resume without them")
     begun = json.loads((resume / "environment.json").read_text(encoding="utf-8"))
     parents = [(resume.resolve() / parent["path"]).resolve() for parent in begun["parents"]]
     return tuple(indexed(told.get("run", ()), parents)), options

@@ -10,6 +10,7 @@ from matryo.sae.evaluate.config import DownstreamConfig
 from matryo.sae.evaluate.explain.config import ExplainConfig
 from matryo.sae.evaluate.probing_config import ProbingConfig, ScrConfig, TppConfig
 from matryo.sae.nn.config import Kind, SAEConfig
+from matryo.sae.sources import settled
 from matryo.sae.store.config import StoreConfig
 from matryo.sae.train.config import TrainConfig
 from matryo.spine.config import from_dict, read_toml
@@ -55,6 +56,8 @@ class HarvestOptions(TextOptions, StoreConfig):
 class TrainOptions(TextOptions, TrainConfig):
     """What to train on what: one autoencoder for every combination of kind, n-latents, k, levels and sae-seed."""
 
+    steps: int | None = None
+    "Batches to train on; as many as --passes come to when not given."
     data: str | None = None
     "A harvest run, or a .npy or .safetensors file of activations; without it they are streamed from the model."
     site: tuple[str, ...] = ()
@@ -205,6 +208,11 @@ def stored_options(run: Path, cls: type[T], *own: str) -> tuple[dict[str, Any], 
         raise ValueError(f"{run} is a run of another command; expected an unfinished one of this")
     names = {field.name for field in fields(cls)}  # pyright: ignore[reportArgumentType]
     return told, from_dict(cls, {key: value for key, value in told.items() if key in names}, str(run))
+
+
+def as_told(given: str | None, told: str) -> str:
+    """A source given beside --resume as the run's config would tell it; what the run was told where none is given."""
+    return told if given in (None, told) else settled(given)
 
 
 def resume_line(command: str, run: Path) -> str:

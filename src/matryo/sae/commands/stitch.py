@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from matryo.sae.commands.harvest import interruptible
-from matryo.sae.commands.options import stored_options
+from matryo.sae.commands.options import as_told, stored_options
 from matryo.sae.commands.stitching import (
     StitchOptions,
     Work,
@@ -59,13 +59,14 @@ def stitch(
     save_step
         Also save the stitched SAE of this step of the path of the first --order, repeatable.
     resume
-        Unfinished run to go on with.
+        Unfinished run to go on with, with its own settings; another value of one is refused.
     runs
         Folder of the runs.
     """
     if resume is not None:
-        told, options = stored_options(resume, StitchOptions, "small", "large")
-        small, large, save_step = told["small"], told["large"], tuple(told.get("save_step", ()))
+        told, stored = stored_options(resume, StitchOptions, "small", "large")
+        small, large = as_told(small, told["small"]), as_told(large, told["large"])
+        options, save_step = options or stored, save_step or tuple(told.get("save_step", ()))
     if small is None or large is None:
         raise ValueError("two SAEs are needed; expected SMALL and LARGE, such as RUN/saes/NAME, or --resume with a run")
     with interruptible("stitch") as ended:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from matryo.sae.commands.options import TrainOptions, part, resume_line
+from matryo.sae.commands.options import TrainOptions, part, resume_line, stored_options
 from matryo.sae.commands.sharing import Mode, Together, open_run, together
-from matryo.sae.commands.training_data import StreamedData, TrainingData, stored_data
+from matryo.sae.commands.training_data import StreamedData, TrainingData, stored_data, whole_path
 from matryo.sae.train.config import TrainConfig
-from matryo.spine.config import from_toml
 from matryo.spine.progress import progress, say
 from matryo.spine.run import RunFolder
 
@@ -51,7 +50,7 @@ def train(
     recipe
         Named config to start from; `matryo sae recipes` lists them.
     resume
-        Unfinished training run to go on with.
+        Unfinished training run to go on with, with its own settings; another value of one is refused.
     runs
         Folder of the runs.
     log
@@ -59,8 +58,9 @@ def train(
     parallel
         What torchrun's processes share out: data, latents or grid; data for one autoencoder, else grid, when not given.
     """
-    if resume is not None and options is None:
-        options = from_toml(TrainOptions, resume / "config.toml")
+    if resume is not None:
+        _, told = stored_options(resume, TrainOptions, "kind", "n_latents", "batch_size")
+        options = options or told
     options = options or TrainOptions()
     with together("train", parallel, options.device) as shared:
         with _stop_on_interrupt(shared.processes is not None) as should_stop:
@@ -90,13 +90,14 @@ def train_run(
     parallel = (shared := shared or Together()).parallel(mode, options.count)
     harvested = parallel.from_first(lambda: _harvest_of(options))
     parents = [Path(harvested)] if harvested else []
-    if harvested:
-        # `runs/latest` will be this run in a moment.
-        options = replace(options, data=harvested)
+    # By its whole path: `runs/latest` will be this run in a moment, and a run is resumed from any folder.
+    options = replace(options, data=harvested or (options.data and whole_path(options.data)))
     # Whatever can be refused without a run folder is refused before there is one.
     stored, stream = (stored_data(options), None) if options.data else (None, StreamedData(options))
     grid = options.grid((stored or stream).d_in)  # pyright: ignore[reportOptionalMemberAccess]
     saes = parallel.build({cfg.name: cfg for cfg in grid}, options.device)
+    if stream and resume is None:
+        stream.pack(runs, parallel)
 
     created = partial(RunFolder.create, runs, name, "sae train", options, parents, log)
     with open_run(parallel, partial(RunFolder.reopen, resume, options, log) if resume else created) as run:
@@ -130,8 +131,7 @@ def train_run(
         for sae_name, sae in saes.items():
             parallel.save(sae, run.path / "saes" / sae_name, data.metadata)
         parallel.agree(0)  # everyone has saved
-        names = {"saes": {cfg.name: f"saes/{cfg.name}" for cfg in grid}}
-        run.finish(names | _outputs(data, result, run.path))
+        run.finish({"saes": {cfg.name: f"saes/{cfg.name}" for cfg in grid}} | _outputs(data, result, run.path))
     return run.path, True
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matryo.sae.commands.harvest import check_text, token_rows
+from matryo.sae.commands.harvest import Text, check_text, pack_first, token_rows
 from matryo.sae.commands.options import TrainOptions
 from matryo.spine.errors import unknown
 from matryo.spine.progress import say
@@ -44,8 +44,8 @@ def stored_data(options: TrainOptions) -> TrainingData:
     from matryo.sae.store import ShuffledBatches, in_order, open_activations
 
     usable_device(options.device)
-    file, hash_sign, key = str(options.data).partition("#")
-    source, site, about = str(Path(file).resolve()) + hash_sign + key, None, {}
+    file = str(options.data).partition("#")[0]
+    source, site, about = whole_path(str(options.data)), None, {}
     if Path(file).is_dir() and not (Path(file) / "store.json").is_file():
         run = read_run(Path(file))
         sites: dict[str, str] = run.outputs.get("sites", {})
@@ -54,6 +54,8 @@ def stored_data(options: TrainOptions) -> TrainingData:
         source = str(run.path / sites[site])
     table = open_activations(source)
     rows = len(table.rows("train"))
+    if rows < options.batch_size:
+        say(f"batches are of {rows:,} activations, all there are to train on, instead of {options.batch_size:,}")
     batches = ShuffledBatches(table, "train", min(options.batch_size, rows), options.seed)
     known = table.identity()
     return TrainingData(
@@ -81,20 +83,24 @@ class StreamedData:
             raise ValueError(f"site is {sites}; expected one --site to stream from, or --data with a store")
         check_text(options)
         self.options = options
+        self.packed: Text | None = None
         self.lm = load_lm(options.lm, options.device, options.lm_dtype, notify=say)
         self.site = resolve_site(self.lm, options.site[0]).name
         self.d_in = site_width(self.lm, self.site, options.row_length)
 
+    def pack(self, runs: Path, parallel: "Parallel") -> None:
+        """Read the text, before there is a run folder."""
+        self.packed = pack_first(self.options, self.lm, runs, parallel)
+        parallel.from_first(lambda: self.packed and self._check_length(self.packed))
+
     def open(self, run: Path, parallel: "Parallel") -> TrainingData:
-        """Pack the text into rows of the run folder, and stream them."""
+        """Write the rows into the run folder, and stream them."""
         from matryo.sae.activations import ActivationStream, capture_batches
 
         options, lm, site = self.options, self.lm, self.site
-        parallel.from_first(lambda: bool(token_rows(options, lm, run)))
-        splits, texts = token_rows(options, lm, run)
+        splits, texts = token_rows(options, lm, run, parallel, self.packed)
+        self._check_length((splits, texts))
         training, aside = splits["train"], splits.get("calibration")
-        if (given := training.n_tokens) < options.batch_size:
-            raise ValueError(f"batch_size is {options.batch_size}; expected at most {given}, all tokens to train on")
         return TrainingData(
             batches=ActivationStream(
                 lm, training, site, options.batch_size, buffer_tokens=options.buffer_tokens, seed=options.seed
@@ -107,6 +113,10 @@ class StreamedData:
             rows=str((run / "rows").resolve()),
             lm=options.lm,
         )
+
+    def _check_length(self, text: Text) -> None:
+        if (given := text[0]["train"].n_tokens) < (size := self.options.batch_size):
+            raise ValueError(f"batch_size is {size}; expected at most {given}, all tokens to train on")
 
 
 def sae_metadata(
@@ -127,6 +137,12 @@ def sae_metadata(
         "seqpos_slice": None,
         "neuronpedia_id": None,
     }
+
+
+def whole_path(data: str) -> str:
+    """What --data names, by its whole path: PATH, or PATH#KEY."""
+    file, hash_sign, key = data.partition("#")
+    return str(Path(file).resolve()) + hash_sign + key
 
 
 def _one_site(wanted: tuple[str, ...], sites: dict[str, str], path: Path) -> str:

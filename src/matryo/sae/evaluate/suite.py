@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from matryo.sae.evaluate.outcome import Measured, Outcome
-from matryo.spine.errors import unknown
+from matryo.spine.errors import INSTALL, unknown
 
 if TYPE_CHECKING:
     from matryo.sae.evaluate.subjects import Subjects
@@ -219,6 +219,6 @@ class Suite:
         except ModuleNotFoundError as error:
             if (error.name or "matryo").partition(".")[0] == "matryo":
                 raise
-            failure = f"the package {error.name!r} is not installed: pip install 'matryo[all]'"
+            failure = f"the package {error.name!r} is not installed; {INSTALL}"
         seconds = time.monotonic() - began
         return Measured(task.name, tuple(subjects.saes), outcome, failure, seconds)

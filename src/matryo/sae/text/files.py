@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matryo.sae.text.documents import Document
-from matryo.spine.errors import unknown
+from matryo.spine.errors import INSTALL, unknown
 from matryo.spine.fetch import file_sha256
 
 _PLAIN = (".txt", ".md", ".markdown")
@@ -119,7 +119,7 @@ class FileSource:
             import pyarrow
             import pyarrow.parquet as parquet
         except ImportError as error:
-            raise ValueError(f"reading {path} needs pyarrow: pip install 'matryo[sae]'") from error
+            raise ValueError(f"reading {path} needs pyarrow; {INSTALL}") from error
         try:
             table = parquet.ParquetFile(path)
         except (pyarrow.ArrowException, OSError) as error:

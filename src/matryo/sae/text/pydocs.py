@@ -1,7 +1,7 @@
 """`pydocs`: English documentation and source of installed Python packages. Real text without a download.
 
 What is read: the standard library, its documentation topics (`pydoc_data.topics`) and the packages of `PACKAGES`, all
-of which `pip install matryo[sae]` brings along. Files are parsed as text with `ast`; no package is imported. A module
+of which are installed with matryo. Files are parsed as text with `ast`; no package is imported. A module
 has two kinds of text: its docstrings, each under the name and signature of what it describes, and its source with the
 docstrings and the leading comment (usually a licence) taken out. Both are cut into short documents; docstrings and
 sources that occur more than once are used once.
