@@ -156,7 +156,7 @@ WRONG = {
     "nothing": ("nowhere", r"nowhere does not exist; expected a run, RUN/saes/NAME, an SAE folder, or hf:OWNER/REPO"),
     "misspelt": ("first/saes/planted-smal", r"unknown SAE 'planted-smal': did you mean 'planted-small'\? \(as first/"),
     "not below saes": (f"first/{SMALL}", rf"first/{SMALL} does not exist; expected first/saes/{SMALL}"),
-    "unfinished": ("begun", r"run \S+begun\S+ is not finished: resume it, or name a finished run"),
+    "unfinished": ("begun", r"run \S+begun\S+ is not finished: resume it, run it again, or name a finished run"),
     "no SAE": ("empty", r"empty is no run folder, and \S+empty holds no SAE: expected one of sae_weights"),
     "a folder of SAEs": ("first/saes", rf"is no SAE but holds some: {NESTED}, {SMALL}; name one of these folders"),
     "level": (f"first/saes/{SMALL}@7", "level is 7; expected 1 to 6"),

@@ -147,7 +147,7 @@ def read_run(path: Path) -> FinishedRun:
     real = path.resolve()
     if not (real / "run.json").is_file():
         if (real / "environment.json").is_file():
-            raise ValueError(f"run {real} is not finished: resume it, or name a finished run")
+            raise ValueError(f"run {real} is not finished: resume it, run it again, or name a finished run")
         raise ValueError(f"{path} is no run folder: expected run.json in it, name a folder of runs/")
     try:
         told = json.loads((real / "run.json").read_text(encoding="utf-8"))

@@ -414,9 +414,10 @@ def test_an_interrupted_index_is_resumed_by_its_folder(trained, tmp_path, capsys
         raise KeyboardInterrupt
 
     monkeypatch.setattr(build, "invert", stop)
-    code, _ = run(capsys, "sae", "index", trained, "--runs", tmp_path, "--tokens", 200)
+    code, said = run(capsys, "sae", "index", trained, "--runs", tmp_path, "--tokens", 200)
     assert code == 130
     (folder,) = [path for path in tmp_path.iterdir() if not path.is_symlink()]
+    assert f"go on with: matryo sae index --resume {folder}" in said.out
     monkeypatch.undo()
     code, said = run(capsys, "sae", "serve", folder, "--check")
     assert code == 2

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from matryo.sae.commands.harvest import interruptible
 from matryo.sae.commands.options import stored_options
 from matryo.sae.sources import NamedSAE, read_saes, runs_of, settled, sources_of
 from matryo.spine.config import diff, read_toml, to_dict
@@ -49,7 +50,7 @@ def index(
     options: Annotated[IndexOptions | None, Parameter(name="*")] = None,
     runs: Path = Path("runs"),
     resume: Path | None = None,
-) -> None:
+) -> int:
     """Index the SAEs of finished runs over their text, for `matryo sae serve`.
 
     Every token is encoded once by every SAE; all of its active latents are kept, so that examples, intervals, quantiles
@@ -73,8 +74,10 @@ def index(
     if resume is not None:
         run, stored = _stored(resume, run)
         options = options or stored
-    path = index_runs(run, options or IndexOptions(), runs, resume)
-    say(f"index: {path}; open it with: matryo sae serve {path}", run=str(path))
+    with interruptible("index") as ended:
+        path = index_runs(run, options or IndexOptions(), runs, resume, ended=ended)
+        say(f"index: {path}; open it with: matryo sae serve {path}", run=str(path))
+    return ended["code"]
 
 
 def _stored(resume: Path, given: tuple[str, ...]) -> tuple[tuple[str, ...], IndexOptions]:
@@ -98,9 +101,14 @@ def indexed(sources: Iterable[str], parents: Sequence[Path]) -> list[str]:
 
 
 def index_runs(
-    sources: Iterable[str | Path], options: IndexOptions, runs: Path, resume: Path | None = None, name: str = "index"
+    sources: Iterable[str | Path],
+    options: IndexOptions,
+    runs: Path,
+    resume: Path | None = None,
+    name: str = "index",
+    ended: dict[str, Any] | None = None,
 ) -> Path:
-    """Make an index run of the SAEs of other runs."""
+    """Make an index run of the SAEs of other runs; `ended` is told of the run as soon as there is one."""
     from matryo.sae.dashboard import build_index
     from matryo.sae.lm.load import usable_device
 
@@ -115,6 +123,8 @@ def index_runs(
         RunFolder.reopen(resume, config) if resume else RunFolder.create(runs, name, "sae index", config, runs_of(saes))
     )
     with folder:
+        if ended is not None:
+            ended["run"] = folder.path
         members = _members(folder.path, saes, options)
         activations = _activations(told, rows, lm, options)
         about = _about(told[0], lm, options)
