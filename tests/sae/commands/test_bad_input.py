@@ -59,6 +59,10 @@ CASES = {
     "streamed layer": ("train --lm tiny --site blocks.9.resid_pre --text file:text.txt", "tiny has 4 layers"),
     "row length": ("harvest --lm tiny --site blocks.1.resid_pre --text file:text.txt --row-length 1", "row_length 1"),
     "asked twice": ("train --data acts.npy --kind relu --k 2 --k 3 --n-latents 20", "asked for twice"),
+    "no tokens to harvest": (
+        "harvest --lm tiny --site blocks.1.resid_pre --text pydocs --tokens 0",
+        "tokens is 0; expected",
+    ),
     "empty demo": ("demo --lm tiny --tokens 0", "tokens is 0"),
     "less than no demo": ("demo --lm tiny --ce-tokens -1", "ce_tokens is -1"),
     "nothing to resume": ("train --resume nowhere", "nowhere"),

@@ -93,9 +93,8 @@ def exact(*, options: Annotated[ExactOptions | None, Parameter(name="*")] = None
         told = {"env": options.env, "rules": to_dict(options.rules_config()), "policies": rows}
         (folder.path / "exact.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
         folder.finish({"exact": "exact.json"})
-    tables = (
-        f"; of tables the median over {options.seeds} seeds [lowest, highest]" if options.env == "coexistence" else ""
-    )
+    learned = options.env == "coexistence" and options.seeds
+    tables = f"; of tables the median over {options.seeds} seeds [lowest, highest]" if learned else ""
     say(f"{options.env.capitalize()}, ε = {options.epsilon:g}{tables}")
     say(f"{'':24}" + "".join(f"{title:>{WIDTH}}" for title in columns.values()))
     for row in rows:

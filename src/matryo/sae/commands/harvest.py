@@ -206,6 +206,8 @@ def check_text(options: "TextOptions") -> "RowsConfig":
 
     for spec in options.text:
         open_source(spec)
+    if options.tokens is not None and options.tokens < 1:
+        raise ValueError(f"tokens is {options.tokens}; expected 1 or more, or none for all of the text")
     return RowsConfig(
         row_length=options.row_length,
         max_tokens=options.tokens,

@@ -50,7 +50,7 @@ def toy(*, options: Annotated[ToyConfig | None, Parameter(name="*")] = None, run
     """
     path, found = toy_run(options or ToyConfig(), runs)
     say(aligned(HEADERS, table(found)))
-    say(f"{len(found.worlds)} seeds; [low, high] is the 95 % interval of the mean over seeds.")
+    say(f"Seeds: {len(found.worlds)}; [low, high] is the 95 % interval of the mean over seeds.")
     say(f"report (open it in a browser): {path / 'report.html'}", run=str(path))
 
 
@@ -113,7 +113,7 @@ def _write_report(found: "Toy", path: Path) -> None:
     tree = found.worlds[0].tree
     page = report.Report(
         f"Planted features: the {found.config.world} world",
-        f"{tree.size} features, {len(tree.parents)} of them parents, mean {tree.l0:.3g} active; {len(found.worlds)} seeds",
+        f"{tree.size} features, {len(tree.parents)} of them parents, mean {tree.l0:.3g} active; seeds: {len(found.worlds)}",
     )
     rows = [[*row, LINES[row[0]]] for row in table(found)]
     caption = "Mean over seeds with its 95 % interval; the difference is paired, Matryoshka − vanilla."
