@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.sae.kernels.test_fused import BATCH, D_IN, D_OUT, N, Problem, close
+from tests.sae.kernels.gradient_cases import BATCH, D_IN, D_OUT, N, Problem, close
 from tests.sae.kernels.threads_group import in_turns
 from torch import Tensor
 
