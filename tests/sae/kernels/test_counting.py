@@ -135,3 +135,12 @@ def test_what_a_member_dropped_may_be_the_next_number_above_the_smallest_kept():
     with use("torch"):
         kept = together(2, lambda group: select_batch_topk(parts[group.rank], W, b, 100, group=group).value)
     assert [len(part) for part in kept] == [100, 0] and bool((kept[0] == above).all())
+
+
+def test_the_smallest_wanted_number_is_there_when_candidates_are_gathered_again():
+    """One member fills what it keeps at first with larger ones, and so may have dropped some; it dropped none."""
+    parts = [torch.tensor([[2.0]] * 75 + [[0.5]] * 245).double(), torch.ones(40, 1).double()]
+    W, b = torch.ones(1, 1).double(), torch.zeros(1).double()
+    with use("torch"):
+        kept = together(2, lambda group: select_batch_topk(parts[group.rank], W, b, 100, group=group).value)
+    assert kept[0].tolist() == [2.0] * 75 and kept[1].tolist() == [1.0] * 25
