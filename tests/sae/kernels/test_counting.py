@@ -125,3 +125,22 @@ def test_ties_are_as_many_as_are_wanted():
         whole = select_batch_topk(x, W, b, 111).value.sort().values
         parts = together(3, lambda g: select_batch_topk(x[g.rank :: 3].contiguous(), W, b, 111, group=g).value)
     assert torch.equal(torch.cat(parts).sort().values, whole)
+
+
+def test_what_a_member_dropped_may_be_the_next_number_above_the_smallest_kept():
+    """One member holds more of 1 + ε than it keeps at first, the other 1: the bound of the first is then 1 itself."""
+    above = 1 + torch.finfo(torch.float64).eps
+    W, b = torch.ones(1, 8).double(), torch.zeros(8).double()
+    parts = [torch.full((40, 1), value, dtype=torch.float64) for value in (above, 1.0)]
+    with use("torch"):
+        kept = together(2, lambda group: select_batch_topk(parts[group.rank], W, b, 100, group=group).value)
+    assert [len(part) for part in kept] == [100, 0] and bool((kept[0] == above).all())
+
+
+def test_the_smallest_wanted_number_is_there_when_candidates_are_gathered_again():
+    """One member fills what it keeps at first with larger ones, and so may have dropped some; it dropped none."""
+    parts = [torch.tensor([[2.0]] * 75 + [[0.5]] * 245).double(), torch.ones(40, 1).double()]
+    W, b = torch.ones(1, 1).double(), torch.zeros(1).double()
+    with use("torch"):
+        kept = together(2, lambda group: select_batch_topk(parts[group.rank], W, b, 100, group=group).value)
+    assert kept[0].tolist() == [2.0] * 75 and kept[1].tolist() == [1.0] * 25

@@ -213,3 +213,10 @@ def test_entries() -> None:
     other = entries.with_value(value)
     assert not other.value.requires_grad and torch.equal(other.latent, entries.latent)
     assert other.l0 == (len(row) - 1) / BATCH, "an entry of value 0 is not active"
+
+
+def test_a_latent_whose_values_are_all_0_has_not_fired() -> None:
+    """As entries in the window of a JumpReLU are that stay below its threshold."""
+    row, latent = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 3, 3, 4])
+    entries = Entries.from_pairs(row, latent, torch.tensor([0.0, 0.0, 2.0, -1.0]), 2, 6)
+    assert entries.fired.nonzero().view(-1).tolist() == [3]
