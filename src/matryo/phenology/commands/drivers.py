@@ -68,9 +68,8 @@ def drivers_run(fitted: Path, options: DriverOptions, runs: Path, name: str = "d
     daily = _daily(source, seasons, options, problems)
     studies = {target: _study(target, source, seasons, daily, options, problems) for target in options.target}
     models = part(options, ModelConfig)
-    fits = sum(
-        count_folds(study, models) for study in studies.values()
-    )  # what cannot be split is told before a run is made
+    # Counted here, so that what cannot be split is told before a run is made.
+    fits = sum(count_folds(study, models) for study in studies.values())
     config = {"run": str(source.path), **to_dict(options)}
     with RunFolder.create(runs, name, "phenology drivers", config, [source.path]) as run:
         validations, attributions = [], []

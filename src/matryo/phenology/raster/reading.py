@@ -53,9 +53,8 @@ def _open_dataset(path: Path, variable: str | None) -> "xr.DataArray":
     if engine == "h5netcdf":
         import_module("h5py")  # xarray would not say in one line that it is missing
     try:
-        more: dict[str, Any] = (
-            {"consolidated": False} if engine == "zarr" else {}
-        )  # works for every store; None would warn at most
+        # False works for every Zarr store; None would warn at most.
+        more: dict[str, Any] = {"consolidated": False} if engine == "zarr" else {}
         found = xr.open_dataset(path, engine=engine, chunks={}, decode_coords="all", **more)
     except (OSError, ValueError, KeyError) as error:
         said = f"{path} cannot be read as {'Zarr' if path.is_dir() else 'NetCDF-4'}: {error}"

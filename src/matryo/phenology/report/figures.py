@@ -149,9 +149,8 @@ def waterfall(row: "pd.DataFrame", unit: str, observed: float) -> str:
         axes.axvline(starts[0], color=INK, linewidth=0.8, linestyle=":", label="base value")
         axes.axvline(ends[-1], color=INK, linewidth=0.8, label="prediction")
         axes.axvline(observed, color=COLOURS[2], linewidth=1.0, linestyle="--", label="observed")
-        axes.use_sticky_edges = (
-            False  # bars would cling to the axes' edge, with the base value and a label out of sight
-        )
+        # Bars would cling to the axes' edge, with the base value and a label out of sight.
+        axes.use_sticky_edges = False
         axes.margins(x=0.18)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
 

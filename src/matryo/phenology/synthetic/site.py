@@ -80,9 +80,8 @@ def _weather(days, years: int, rng: np.random.Generator):
 
     doy, n = days.day_of_year.to_numpy(), len(days)
     year = np.clip(days.year.to_numpy() - FIRST_YEAR, 0, None)
-    year = np.where(
-        (doy > 270) & (year < years - 1) & (days.year >= FIRST_YEAR), year + 1, year
-    )  # winter before spring
+    winter = (doy > 270) & (year < years - 1) & (days.year >= FIRST_YEAR)  # it belongs to the spring after it
+    year = np.where(winter, year + 1, year)
     anomaly = rng.normal(0, 1.5, years)
     noise = np.zeros(n)
     for k in range(1, n):
