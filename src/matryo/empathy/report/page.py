@@ -18,6 +18,8 @@ from matryo.spine import report
 from matryo.spine.config import diff, to_dict
 
 FIXED = ("random", "harmless")
+EXACT_BETAS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""β of which reports show exact answers."""
 MEANINGS = {
     "steps": "steps survived",
     "others_killed": "others killed per episode",
@@ -221,9 +223,7 @@ def _exact(world: Coexistence, tables: Sequence[dict[str, Any]]) -> list[Any]:
 
     chain, rows = CoexistenceChain(world), []
     policies = {"random": chain.uniform(), "harmless": chain.of_views(HarmlessAgent().select_action(chain.views))}
-    policies |= {
-        f"full state, β = {b:g}": chain.greedy(chain.empathic_values(b)) for b in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
-    }
+    policies |= {f"full state, β = {b:g}": chain.greedy(chain.empathic_values(b)) for b in EXACT_BETAS}
     for name, policy in policies.items():
         out = chain.outcome(policy)
         rows.append([name, round(out.steps, 1), round(out.killed, 4), round(out.got_killed, 4)])
@@ -239,7 +239,7 @@ def _exact(world: Coexistence, tables: Sequence[dict[str, Any]]) -> list[Any]:
 def _exact_shares(world: Sharing) -> list[Any]:
     graph, rows = SharingGraph(world), []
     policies = {"random": graph.uniform()}
-    policies |= {f"true reward, β = {b:g}": graph.best(b) for b in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)}
+    policies |= {f"true reward, β = {b:g}": graph.best(b) for b in EXACT_BETAS}
     for name, policy in policies.items():
         out = graph.outcome(policy)
         rows.append([name, round(out.equality, 3), round(out.coins, 2), round(out.other_coins, 2), round(out.steps, 1)])
